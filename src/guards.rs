@@ -1,0 +1,284 @@
+//! The guards: checks on the whole plan before the first deletion. Each no names the
+//! figure, the limit, examples, and the way on.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::key::ObjectKey;
+use crate::plan::Plan;
+use crate::summary::Refusal;
+
+/// How many keys a refusal names.
+pub const EXAMPLES: usize = 3;
+
+/// So many orphans newer than the newest referenced object look like a stale copy of the
+/// database.
+pub const NEWER_ORPHANS: usize = 20;
+
+/// How far the local clock and S3's may be apart. Beyond this S3 itself refuses signed
+/// requests after 15 minutes; a grace period is not to be eaten by a wrong clock.
+pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+
+/// What the guards hold a plan to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Of `orphans / (referenced + orphans)`; strictly above refuses.
+    pub max_orphan_percent: f64,
+    /// Of `dangling / references`; strictly above refuses.
+    pub max_dangling_percent: f64,
+    /// Whether orphans may be newer than every referenced object.
+    pub allow_newer_orphans: bool,
+}
+
+/// Whether a bucket keeps what is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Versioning {
+    /// A deletion leaves a delete marker and can be undone.
+    Enabled,
+    /// A deletion destroys.
+    Suspended,
+    /// A deletion destroys.
+    Off,
+}
+
+/// What is known before anything was listed.
+#[derive(Debug, Clone, Copy)]
+pub struct Ground {
+    /// The local clock at the start.
+    pub local_now: Timestamp,
+    /// S3's clock at the start.
+    pub storage_now: Timestamp,
+    /// Whether the bucket keeps versions.
+    pub versioning: Versioning,
+    /// Whether the database is a standby.
+    pub standby: bool,
+}
+
+/// What a person allowed of that.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowances {
+    /// Nothing is to be deleted.
+    pub dry_run: bool,
+    /// Deletion may be final.
+    pub unversioned: bool,
+    /// References may be read from a standby.
+    pub replica: bool,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people; exact below 2^53")]
+fn figure(count: u64) -> f64 {
+    count as f64
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { 100.0 * figure(part) / figure(whole) }
+}
+
+/// The lower of both clocks: an object can only seem newer by it, never older.
+#[must_use]
+pub fn now(ground: &Ground) -> Timestamp {
+    ground.local_now.min(ground.storage_now)
+}
+
+/// The guards that need no listing.
+#[must_use]
+pub fn inspect(ground: &Ground, allowed: Allowances) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    let refuse = |guard, value, limit, hint: &str| Refusal { guard, value, limit, hint: hint.to_owned(), examples: Vec::new() };
+
+    let skew = ground.local_now.duration_since(ground.storage_now).unsigned_abs();
+    if skew > MAX_CLOCK_SKEW {
+        refusals.push(refuse(
+            "clocks_apart",
+            skew.as_secs_f64(),
+            MAX_CLOCK_SKEW.as_secs_f64(),
+            "the local clock and S3's are this many seconds apart, so the age of objects cannot be told; set the clock of this machine (no flag allows this)",
+        ));
+    }
+    if ground.standby && !allowed.replica {
+        refusals.push(refuse(
+            "standby",
+            1.0,
+            0.0,
+            "the database is a standby, which may lack the newest rows; connect to the primary, or read from a standby for a dry run with --allow-replica",
+        ));
+    } else if ground.standby && !allowed.dry_run {
+        refusals.push(refuse(
+            "standby",
+            1.0,
+            0.0,
+            "the fresh check before each deletion needs the primary; connect to it, or keep --allow-replica for --dry-run and `plan`",
+        ));
+    }
+    if ground.versioning != Versioning::Enabled && !allowed.dry_run && !allowed.unversioned {
+        let state = if ground.versioning == Versioning::Suspended { "suspended" } else { "off" };
+        refusals.push(refuse(
+            "unversioned",
+            0.0,
+            1.0,
+            &format!(
+                "versioning of the bucket is {state}, so a deletion is final; enable it (aws s3api put-bucket-versioning --versioning-configuration Status=Enabled), or accept that with --allow-unversioned"
+            ),
+        ));
+    }
+    refusals
+}
+
+/// The guards on the whole plan.
+#[must_use]
+pub fn judge(plan: &Plan, limits: &Limits) -> Vec<Refusal> {
+    let counts = plan.counts();
+    let mut refusals = Vec::new();
+    let mut refuse = |guard, value, limit, hint: String, examples: &[ObjectKey]| {
+        refusals.push(Refusal { guard, value, limit, hint, examples: examples.iter().take(EXAMPLES).cloned().collect() });
+    };
+    if counts.references == 0 {
+        // Also with nothing to delete: a query that yields nothing is worth a word.
+        if counts.listed > 0 {
+            refuse(
+                "no_references",
+                0.0,
+                1.0,
+                "the references query names no key below the prefix; check the query, the database and --reference-prefix (no flag allows this)".to_owned(),
+                plan.examples(),
+            );
+        }
+    } else if counts.referenced == 0 && counts.orphans > 0 {
+        refuse(
+            "nothing_matched",
+            0.0,
+            1.0,
+            "not one object in scope is named by the database; its names and the bucket's keys probably differ in form: check --reference-prefix and --reference-form (no flag allows this)".to_owned(),
+            plan.examples(),
+        );
+    }
+    let orphan_percent = percent(counts.orphans, counts.referenced + counts.orphans);
+    if orphan_percent > limits.max_orphan_percent {
+        refuse(
+            "orphan_percent",
+            orphan_percent,
+            limits.max_orphan_percent,
+            format!(
+                "{} of {} objects are orphans, more than expected; a reference that the query forgets looks like this: look at the examples, then raise --max-orphan-percent",
+                counts.orphans,
+                counts.referenced + counts.orphans
+            ),
+            plan.examples(),
+        );
+    }
+    let dangling_percent = percent(counts.dangling, counts.references);
+    if dangling_percent > limits.max_dangling_percent {
+        refuse(
+            "dangling_percent",
+            dangling_percent,
+            limits.max_dangling_percent,
+            format!(
+                "{} of {} references have no object; names of another bucket or form look like this: look at the examples, then raise --max-dangling-percent",
+                counts.dangling, counts.references
+            ),
+            plan.dangling(),
+        );
+    }
+    if let Some(newest) = plan.newest_referenced().filter(|_| !limits.allow_newer_orphans) {
+        let newer: Vec<ObjectKey> = plan.newest_orphans().iter().filter(|(at, _)| *at > newest).map(|(_, key)| key.clone()).collect();
+        if newer.len() >= NEWER_ORPHANS {
+            refuse(
+                "newer_orphans",
+                figure(newer.len() as u64),
+                figure(NEWER_ORPHANS as u64),
+                format!(
+                    "at least {} orphans are newer than the newest referenced object ({newest}); a stale copy of the database looks like this: check that it is the live one, then allow it with --allow-newer-orphans",
+                    newer.len()
+                ),
+                &newer,
+            );
+        }
+    }
+    refusals
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::merge::Findings;
+    use crate::object::{ETag, Orphan};
+    use crate::plan::PlanBuilder;
+    use crate::summary::Counts;
+
+    const LIMITS: Limits = Limits { max_orphan_percent: 50.0, max_dangling_percent: 50.0, allow_newer_orphans: false };
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn key(index: u64) -> ObjectKey {
+        ObjectKey::new(format!("{index}.png"))
+    }
+
+    /// A plan with so many orphans written at second 1,000 and further ones.
+    fn plan(referenced: u64, orphans: u64, dangling: u64, newest_referenced: i64) -> Plan {
+        let mut builder = PlanBuilder::new(None).unwrap();
+        let references = referenced + dangling;
+        let counts = Counts { listed: referenced + orphans, referenced, orphans, references, dangling, ..Counts::default() };
+        let orphans = (0..orphans).map(|index| Orphan { key: key(index), etag: ETag::new("e"), size: 1, last_modified: at(1_000) });
+        builder
+            .add(Findings {
+                counts,
+                orphans: orphans.collect(),
+                dangling: (0..dangling).map(key).collect(),
+                newest_referenced: (referenced > 0).then(|| at(newest_referenced)),
+            })
+            .unwrap();
+        builder.finish().unwrap()
+    }
+
+    fn guards(plan: &Plan, limits: &Limits) -> Vec<&'static str> {
+        judge(plan, limits).into_iter().map(|refusal| refusal.guard).collect()
+    }
+
+    #[test]
+    fn each_guard_says_no_just_above_its_limit() {
+        assert_eq!(guards(&plan(10, 10, 10, 1_000), &LIMITS), [""; 0]);
+        assert_eq!(guards(&plan(10, 11, 0, 1_000), &LIMITS), ["orphan_percent"]);
+        assert_eq!(guards(&plan(10, 0, 11, 1_000), &LIMITS), ["dangling_percent"]);
+        assert_eq!(guards(&plan(30, 19, 0, 999), &LIMITS), [""; 0]);
+        assert_eq!(guards(&plan(30, 20, 0, 999), &LIMITS), ["newer_orphans"]);
+        assert_eq!(guards(&plan(30, 20, 0, 1_000), &LIMITS), [""; 0]);
+        let all = Limits { max_orphan_percent: 100.0, max_dangling_percent: 100.0, allow_newer_orphans: true };
+        assert_eq!(guards(&plan(0, 1, 0, 0), &all), ["no_references"]);
+        assert_eq!(guards(&plan(0, 1, 1, 0), &all), ["nothing_matched"]);
+        assert_eq!(guards(&plan(1, 30, 30, 0), &all), [""; 0]);
+        assert_eq!(guards(&plan(0, 0, 0, 0), &LIMITS), [""; 0], "an empty bucket is no reason to say no");
+    }
+
+    #[test]
+    fn a_no_names_figure_limit_examples_and_the_way_on() {
+        let [refusal] = judge(&plan(10, 30, 0, 1_000), &LIMITS).try_into().unwrap();
+        assert_eq!((refusal.value, refusal.limit), (75.0, 50.0));
+        assert_eq!(refusal.examples, [key(0), key(1), key(2)]);
+        assert!(refusal.hint.contains("30 of 40") && refusal.hint.contains("--max-orphan-percent"), "{}", refusal.hint);
+    }
+
+    #[test]
+    fn the_ground_is_inspected() {
+        let good = Ground { local_now: at(300), storage_now: at(0), versioning: Versioning::Enabled, standby: false };
+        let names = |ground: Ground, allowed| inspect(&ground, allowed).into_iter().map(|refusal| refusal.guard).collect::<Vec<_>>();
+        let nothing = Allowances::default();
+        let dry = Allowances { dry_run: true, ..nothing };
+        assert_eq!(names(good, nothing), [""; 0]);
+        assert_eq!(now(&good), at(0));
+        assert_eq!(names(Ground { local_now: at(301), ..good }, dry), ["clocks_apart"]);
+        assert_eq!(names(Ground { storage_now: at(601), ..good }, dry), ["clocks_apart"]);
+        for versioning in [Versioning::Off, Versioning::Suspended] {
+            let ground = Ground { versioning, ..good };
+            assert_eq!(names(ground, nothing), ["unversioned"]);
+            assert_eq!(names(ground, dry), [""; 0]);
+            assert_eq!(names(ground, Allowances { unversioned: true, ..nothing }), [""; 0]);
+        }
+        let standby = Ground { standby: true, ..good };
+        assert_eq!(names(standby, dry), ["standby"]);
+        assert_eq!(names(standby, Allowances { replica: true, ..nothing }), ["standby"]);
+        assert_eq!(names(standby, Allowances { replica: true, ..dry }), [""; 0]);
+    }
+}

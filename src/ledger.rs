@@ -1,0 +1,218 @@
+//! The ledger: what was decided and what happened, written down, one folder a run.
+//!
+//! ```text
+//! runs/<run id>/plan.jsonl             the manifest, before the first batch is sent
+//! runs/<run id>/dangling.jsonl         references without an object, if there are any
+//! runs/<run id>/outcomes/<batch>.json  what became of each orphan, after its batch
+//! runs/<run id>/summary.json           the answer
+//! ```
+//! Run ids are `UUIDv7`, so the folders sort by time.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use aws_sdk_s3::Client;
+use serde::Serialize;
+use tempfile::NamedTempFile;
+use uuid::Uuid;
+
+use crate::key::{ObjectKey, Prefix};
+use crate::manifest::{Header, Spool};
+use crate::object::{Orphan, Outcome};
+use crate::s3;
+use crate::settings::ReportLocation;
+use crate::summary::Summary;
+use crate::sweep::{Record, RecordError};
+
+/// The ledger of one run.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    place: Place,
+    run_id: Uuid,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    S3 { client: Client, bucket: String, prefix: Prefix },
+    Folder(PathBuf),
+}
+
+impl Ledger {
+    /// The run's ledger at that location. Nothing is written yet.
+    #[must_use]
+    pub fn new(location: &ReportLocation, client: &Client, run_id: Uuid) -> Self {
+        let place = match location {
+            ReportLocation::S3 { bucket, prefix } => Place::S3 { client: client.clone(), bucket: bucket.clone(), prefix: prefix.clone() },
+            ReportLocation::Folder(folder) => Place::Folder(folder.clone()),
+        };
+        Self { place, run_id }
+    }
+
+    /// Where a file of the run lies, as people write it.
+    #[must_use]
+    pub fn location(&self, file: &str) -> String {
+        let name = self.name(file);
+        match &self.place {
+            Place::S3 { bucket, prefix, .. } => format!("s3://{bucket}/{}{name}", prefix.as_str()),
+            Place::Folder(folder) => folder.join(name).display().to_string(),
+        }
+    }
+
+    fn name(&self, file: &str) -> String {
+        format!("runs/{}/{file}", self.run_id)
+    }
+
+    /// Writes the manifest.
+    ///
+    /// # Errors
+    /// The place cannot be written to.
+    pub async fn plan(&self, header: &Header, spool: &Spool) -> Result<(), RecordError> {
+        const FILE: &str = "plan.jsonl";
+        let write = |mut file: NamedTempFile| {
+            spool.write_manifest(header, &mut io::BufWriter::new(&mut file))?;
+            Ok(file)
+        };
+        match &self.place {
+            Place::Folder(folder) => {
+                let path = folder.join(self.name(FILE));
+                let written = new_beside(&path).and_then(write).and_then(|file| keep(file, &path));
+                written.map_err(|error| self.failed(FILE, error))
+            }
+            Place::S3 { client, bucket, prefix } => {
+                let file = NamedTempFile::new().and_then(write).map_err(|error| self.failed(FILE, error))?;
+                let key = format!("{}{}", prefix.as_str(), self.name(FILE));
+                s3::put_file(client, bucket, &key, file.path()).await.map_err(|error| self.failed(FILE, error))
+            }
+        }
+    }
+
+    /// Writes the references that have no object; the rest beyond them is only counted.
+    ///
+    /// # Errors
+    /// The place cannot be written to.
+    pub async fn dangling(&self, keys: &[ObjectKey]) -> Result<(), RecordError> {
+        #[derive(Serialize)]
+        struct Line<'run> {
+            key: &'run ObjectKey,
+        }
+        let mut lines = Vec::new();
+        for key in keys {
+            serde_json::to_writer(&mut lines, &Line { key }).map_err(|error| self.failed("dangling.jsonl", error))?;
+            lines.push(b'\n');
+        }
+        self.write("dangling.jsonl", lines).await
+    }
+
+    /// Writes the answer.
+    ///
+    /// # Errors
+    /// The place cannot be written to.
+    pub async fn summary(&self, summary: &Summary) -> Result<(), RecordError> {
+        self.write_json("summary.json", summary).await
+    }
+
+    async fn write_json(&self, file: &str, value: &impl Serialize) -> Result<(), RecordError> {
+        let mut text = serde_json::to_vec(value).map_err(|error| self.failed(file, error))?;
+        text.push(b'\n');
+        self.write(file, text).await
+    }
+
+    async fn write(&self, file: &str, bytes: Vec<u8>) -> Result<(), RecordError> {
+        match &self.place {
+            Place::S3 { client, bucket, prefix } => {
+                let key = format!("{}{}", prefix.as_str(), self.name(file));
+                s3::put(client, bucket, &key, bytes).await.map_err(|error| self.failed(file, error))
+            }
+            Place::Folder(folder) => {
+                let path = folder.join(self.name(file));
+                let write = |mut file: NamedTempFile| file.write_all(&bytes).map(|()| file);
+                let written = new_beside(&path).and_then(write).and_then(|file| keep(file, &path));
+                written.map_err(|error| self.failed(file, error))
+            }
+        }
+    }
+
+    fn failed(&self, file: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> RecordError {
+        RecordError { context: self.location(file), source: error.into() }
+    }
+}
+
+/// A new file in the folder of `path`, which is made if need be.
+fn new_beside(path: &Path) -> io::Result<NamedTempFile> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    NamedTempFile::new_in(folder)
+}
+
+/// Makes the file durable under its name: it is there as a whole or not at all.
+fn keep(file: NamedTempFile, path: &Path) -> io::Result<()> {
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    if let Some(folder) = path.parent() {
+        std::fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// One orphan's line of an outcomes file.
+#[derive(Serialize)]
+struct OutcomeLine<'run> {
+    key: &'run ObjectKey,
+    etag: &'run str,
+    size: u64,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    marker: Option<&'run str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'run str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl<'run> OutcomeLine<'run> {
+    fn new((orphan, outcome): &'run (Orphan, Outcome)) -> Self {
+        let mut line = Self {
+            key: &orphan.key,
+            etag: orphan.etag.as_str(),
+            size: orphan.size,
+            outcome: "deferred",
+            marker: None,
+            code: None,
+            reason: None,
+        };
+        match outcome {
+            Outcome::Deleted { marker } => {
+                line.outcome = "deleted";
+                line.marker = marker.as_deref();
+            }
+            Outcome::Gone => line.outcome = "gone",
+            Outcome::Spared(by) => {
+                line.outcome = "spared";
+                line.reason = Some(by.to_string());
+            }
+            Outcome::Failed { code, message } => {
+                line.outcome = "failed";
+                line.code = Some(code);
+                line.reason = Some(message.clone());
+            }
+            Outcome::Unknown { reason } => {
+                line.outcome = "unknown";
+                line.reason = Some(reason.clone());
+            }
+            Outcome::Deferred => {}
+        }
+        line
+    }
+}
+
+impl Record for Ledger {
+    async fn outcomes(&self, batch: u64, settled: &[(Orphan, Outcome)]) -> Result<(), RecordError> {
+        #[derive(Serialize)]
+        struct Batch<'run> {
+            batch: u64,
+            outcomes: Vec<OutcomeLine<'run>>,
+        }
+        let outcomes = settled.iter().map(OutcomeLine::new).collect();
+        self.write_json(&format!("outcomes/{batch:06}.json"), &Batch { batch, outcomes }).await
+    }
+}

@@ -1,0 +1,208 @@
+//! The bucket as an ordered sequence of pages over a key range, whoever fetches them.
+//!
+//! A page that is not what was asked for ends the run: too few objects listed would only
+//! leave orphans, but a listing that lies about one thing may lie about another.
+
+use std::error::Error as StdError;
+
+use jiff::Timestamp;
+use thiserror::Error;
+
+use crate::key::{KeyRange, ObjectKey};
+use crate::object::ListedObject;
+
+/// Where a page of a listing begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PageStart {
+    /// After this key, or at the first key.
+    After(Option<ObjectKey>),
+    /// Where an earlier page's token says.
+    Token(String),
+}
+
+/// One page of the listing: at most 1,000 objects, packed.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    text: String,
+    entries: Vec<Entry>,
+    /// The token of the next page; `None` on the last.
+    pub next: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    key_end: u32,
+    etag_end: u32,
+    size: u64,
+    last_modified: Option<Timestamp>,
+}
+
+impl Page {
+    /// Adds an object at the end.
+    pub fn push(&mut self, object: ListedObject<'_>) {
+        let offset = |text: &str| u32::try_from(text.len()).expect("a page is far smaller than 4 GiB");
+        self.text.push_str(object.key);
+        let key_end = offset(&self.text);
+        self.text.push_str(object.etag);
+        let etag_end = offset(&self.text);
+        self.entries.push(Entry { key_end, etag_end, size: object.size, last_modified: object.last_modified });
+    }
+
+    /// How many objects the page holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Its objects in the order in which S3 sent them.
+    pub fn objects(&self) -> impl Iterator<Item = ListedObject<'_>> {
+        let mut start = 0;
+        self.entries.iter().map(move |entry| {
+            let key = &self.text[start..entry.key_end as usize];
+            start = entry.etag_end as usize;
+            let etag = &self.text[entry.key_end as usize..start];
+            ListedObject { key, etag, size: entry.size, last_modified: entry.last_modified }
+        })
+    }
+}
+
+/// Who fetches pages of a bucket below the run's prefix.
+pub trait Pages {
+    /// Fetches one page of keys below the prefix, in order, from `start`.
+    fn page(&self, start: &PageStart) -> impl Future<Output = Result<Page, ListError>> + Send;
+}
+
+/// The bucket could not be listed.
+#[derive(Debug, Error)]
+pub enum ListError {
+    /// The storage refused or did not answer.
+    #[error("could not list the bucket: {context}")]
+    Storage {
+        /// What the storage said.
+        context: String,
+        /// Where it came from.
+        source: Option<Box<dyn StdError + Send + Sync>>,
+    },
+    /// The page's body is not a page.
+    #[error("a page of the listing cannot be read: {0}")]
+    Page(String),
+    /// Keys did not rise strictly.
+    #[error("the listing is out of order: {key} came after {before}; a directory bucket or a server that does not list in byte order cannot be swept")]
+    Disorder {
+        /// The key before.
+        before: ObjectKey,
+        /// The key that came after it.
+        key: ObjectKey,
+    },
+    /// A key outside of what was asked for.
+    #[error("the listing holds {key}, which is not below the prefix '{prefix}'")]
+    Outside {
+        /// The key.
+        key: ObjectKey,
+        /// The prefix that was asked for.
+        prefix: String,
+    },
+    /// The same token twice: the listing would never end.
+    #[error("the listing repeats its continuation token after {after}")]
+    RepeatedToken {
+        /// The last key before.
+        after: ObjectKey,
+    },
+    /// A page with a next page but without a key: nothing shows that the listing goes on.
+    #[error("the listing sent an empty page that claims to be continued")]
+    EmptyPage,
+}
+
+/// The listing of one key range under way.
+#[derive(Debug)]
+pub struct RangeListing<'run, P> {
+    pages: &'run P,
+    range: KeyRange,
+    start: PageStart,
+    listed: u64,
+    finished: bool,
+}
+
+/// Where a range's listing was left, to go on later.
+#[derive(Debug)]
+pub struct Bookmark {
+    range: KeyRange,
+    start: PageStart,
+}
+
+impl Bookmark {
+    /// The beginning of the range.
+    #[must_use]
+    pub fn at_start(range: KeyRange) -> Self {
+        Self { start: PageStart::After(range.after.clone()), range }
+    }
+}
+
+impl<'run, P: Pages> RangeListing<'run, P> {
+    /// The listing from the bookmark on.
+    #[must_use]
+    pub fn resume(pages: &'run P, Bookmark { range, start }: Bookmark) -> Self {
+        Self { pages, range, start, listed: 0, finished: false }
+    }
+
+    /// Hands each object of the next page that lies in the range to `each`, and says
+    /// whether the range goes on.
+    ///
+    /// # Errors
+    /// Every kind of broken page, and a storage that does not answer.
+    pub async fn next_page(&mut self, mut each: impl FnMut(ListedObject<'_>)) -> Result<bool, ListError> {
+        if self.finished {
+            return Ok(false);
+        }
+        let page = self.pages.page(&self.start).await?;
+        let mut last: Option<&str> = None;
+        for object in page.objects() {
+            let before = last.or(self.range.after.as_ref().map(ObjectKey::as_str));
+            if let Some(before) = before.filter(|before| object.key <= *before) {
+                return Err(ListError::Disorder { before: ObjectKey::new(before), key: ObjectKey::new(object.key) });
+            }
+            last = Some(object.key);
+            // The rest of the page is still read, so that disorder there is seen, too.
+            if !self.range.is_before(object.key) {
+                self.listed += 1;
+                each(object);
+            }
+        }
+        let beyond = last.is_some_and(|last| self.range.is_before(last));
+        match (&page.next, last) {
+            (Some(_), None) => return Err(ListError::EmptyPage),
+            (Some(token), Some(last)) if !beyond => {
+                if self.start == PageStart::Token(token.clone()) {
+                    return Err(ListError::RepeatedToken { after: ObjectKey::new(last) });
+                }
+                // What is left of the range begins after the last key seen, which is what
+                // the next page's order is held against.
+                self.range.after = Some(ObjectKey::new(last));
+                self.start = PageStart::Token(token.clone());
+                Ok(true)
+            }
+            _ => {
+                self.finished = true;
+                Ok(false)
+            }
+        }
+    }
+
+    /// How many objects were handed out since it was begun or resumed.
+    #[must_use]
+    pub fn listed(&self) -> u64 {
+        self.listed
+    }
+
+    /// Where to go on.
+    #[must_use]
+    pub fn pause(self) -> Bookmark {
+        Bookmark { range: self.range, start: self.start }
+    }
+}

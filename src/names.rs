@@ -1,0 +1,427 @@
+//! From a name in the database to the keys that it protects.
+//!
+//! Only this side is ever widened, never S3's: one more reading of a name can only save
+//! an object.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::key::{MAX_KEY_BYTES, ObjectKey, escape};
+use crate::references::{Reference, ReferenceKind};
+
+/// How names are written in the database.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReferenceForm {
+    /// A name is a key, or the end of one behind the reference prefix.
+    #[default]
+    Key,
+    /// A name is a URL of the object.
+    Url,
+}
+
+/// A host, optionally with a path behind it, under which URLs name objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Host {
+    host: String,
+    /// Without slashes at its ends; empty where keys begin right behind the host.
+    base: String,
+}
+
+/// Text that is not a host.
+#[derive(Debug, Error)]
+#[error("{0:?} is not a host; write it like `cdn.example.com`, without scheme, query or user")]
+pub struct HostError(String);
+
+impl Host {
+    /// The host that this text names: `cdn.example.com`, with a port where it has one,
+    /// and with a path where keys begin behind one (`localhost:9000/bucket`).
+    ///
+    /// # Errors
+    /// A scheme, a query, a user, white space, or nothing.
+    pub fn new(text: &str) -> Result<Self, HostError> {
+        let (host, base) = text.split_once('/').unwrap_or((text, ""));
+        let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '@' | '?' | '#' | ',');
+        if host.is_empty() || text.contains("//") || text.chars().any(bad) {
+            return Err(HostError(text.to_owned()));
+        }
+        Ok(Self { host: host.to_lowercase(), base: base.trim_end_matches('/').to_owned() })
+    }
+
+    /// The raw key behind this host in a URL of that host and path.
+    fn key<'url>(&self, host: &str, path: &'url str) -> Option<&'url str> {
+        if host != self.host {
+            return None;
+        }
+        if self.base.is_empty() {
+            return Some(path);
+        }
+        path.strip_prefix(self.base.as_str())?.strip_prefix('/')
+    }
+}
+
+impl TryFrom<String> for Host {
+    type Error = HostError;
+
+    fn try_from(text: String) -> Result<Self, HostError> {
+        Self::new(&text)
+    }
+}
+
+impl From<Host> for String {
+    fn from(Host { host, base }: Host) -> Self {
+        if base.is_empty() { host } else { format!("{host}/{base}") }
+    }
+}
+
+/// How names become keys, as a person configured it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameRules {
+    /// The bucket, whose own S3 hosts are always known.
+    pub bucket: String,
+    /// How names are written.
+    pub form: ReferenceForm,
+    /// Prepended to each name of form `key`.
+    pub prefix: String,
+    /// Hosts that stand for the bucket besides its own.
+    pub hosts: Vec<Host>,
+    /// Hosts that are not ours: their URLs name no object of the bucket.
+    pub foreign_hosts: Vec<Host>,
+}
+
+/// A name that cannot be read; it may name a live image in a way that this program would
+/// miss, so it ends the run.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum NameError {
+    /// Form `key`, but it looks like a URL.
+    #[error("the name {0} looks like a URL, but --reference-form is key; mixed forms need a query that yields one form")]
+    LooksLikeUrl(String),
+    /// Form `key`, but it looks like JSON or an array.
+    #[error("the name {0} looks like JSON or an array; let the references query yield one key a row")]
+    LooksLikeList(String),
+    /// Its key would be longer than S3 allows.
+    #[error("the name {name} makes a key of {bytes} bytes, but a key has at most {MAX_KEY_BYTES}")]
+    TooLong {
+        /// The name's beginning.
+        name: String,
+        /// The key's length in bytes.
+        bytes: usize,
+    },
+    /// Form `url`, but it is none.
+    #[error("the name {0} is not an http, https or s3 URL, but --reference-form is url; mixed forms need a query that yields one form")]
+    NotUrl(String),
+    /// A host that nobody declared.
+    #[error("the host {host} of {name} is not known: declare it with --reference-host if it stands for the bucket, or with --foreign-host if it is not ours")]
+    UnknownHost {
+        /// The host, with the bucket behind it for path-style S3 hosts.
+        host: String,
+        /// The name, without its query.
+        name: String,
+    },
+    /// Its path does not decode to UTF-8.
+    #[error("the path of {0} does not decode to UTF-8")]
+    NotUtf8(String),
+}
+
+/// How much of a name an error shows, in characters.
+const SHOWN_CHARS: usize = 200;
+
+/// A name as an error may show it: no query (it may be signed), no user, no control
+/// characters, not too long.
+fn shown(name: &str) -> String {
+    let bare = name.split(['?', '#']).next().unwrap_or_default();
+    let bare = match bare.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}/{path}")
+        }
+        None => bare.to_owned(),
+    };
+    let mut short: String = bare.chars().take(SHOWN_CHARS).collect();
+    if short.len() < bare.len() {
+        short.push('…');
+    }
+    format!("'{}'", escape(&short))
+}
+
+impl NameRules {
+    /// Whether a name's key keeps the names' order, so that an ordered query yields
+    /// ordered keys.
+    #[must_use]
+    pub fn keep_order(&self) -> bool {
+        self.form == ReferenceForm::Key
+    }
+
+    /// The name that means this key, of form `key`; `None` when no name can.
+    #[must_use]
+    pub fn name_of<'key>(&self, key: &'key ObjectKey) -> Option<&'key str> {
+        key.as_str().strip_prefix(self.prefix.as_str()).filter(|name| !name.is_empty())
+    }
+
+    /// The keys that a name protects: its primary key first, then its alternates. None
+    /// for an empty name and for a URL of a foreign host.
+    ///
+    /// # Errors
+    /// A name that does not fit the form.
+    pub fn widen(&self, name: &str) -> Result<Vec<Reference>, NameError> {
+        if name.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.form {
+            ReferenceForm::Key => self.key_of(name).map(|key| vec![primary(key.into_owned())]),
+            ReferenceForm::Url => self.widen_url(name),
+        }
+    }
+
+    /// The key of a name of form `key`.
+    ///
+    /// # Errors
+    /// A name that does not fit the form.
+    pub fn key_of<'name>(&self, name: &'name str) -> Result<Cow<'name, str>, NameError> {
+        if name.contains("://") {
+            return Err(NameError::LooksLikeUrl(shown(name)));
+        }
+        if name.starts_with(['[', '{']) {
+            return Err(NameError::LooksLikeList(shown(name)));
+        }
+        let key = if self.prefix.is_empty() { Cow::Borrowed(name) } else { Cow::Owned(format!("{}{name}", self.prefix)) };
+        check_length(name, &key)?;
+        Ok(key)
+    }
+
+    fn widen_url(&self, name: &str) -> Result<Vec<Reference>, NameError> {
+        let not_url = || NameError::NotUrl(shown(name));
+        let (scheme, rest) = name.split_once("://").ok_or_else(not_url)?;
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if host.is_empty() || host.contains(['@', ' ', '\\']) {
+            return Err(not_url());
+        }
+        let host = host.to_ascii_lowercase();
+        let raw = match scheme.to_ascii_lowercase().as_str() {
+            "http" => self.raw_key(host.strip_suffix(":80").unwrap_or(&host), path),
+            "https" => self.raw_key(host.strip_suffix(":443").unwrap_or(&host), path),
+            "s3" if host == self.bucket => Located::Here(path),
+            "s3" => Located::Unknown,
+            _ => return Err(not_url()),
+        };
+        let raw = match raw {
+            Located::Here(raw) => raw,
+            Located::Foreign => return Ok(Vec::new()),
+            Located::Unknown => {
+                let host = if is_s3_host(&host) { format!("{host}/{}", path.split('/').next().unwrap_or_default()) } else { host };
+                return Err(NameError::UnknownHost { host: escape(&host), name: shown(name) });
+            }
+        };
+        readings(name, raw)
+    }
+
+    fn raw_key<'url>(&self, host: &str, path: &'url str) -> Located<'url> {
+        let declared = |hosts: &[Host]| hosts.iter().find_map(|known| known.key(host, path));
+        if let Some(raw) = declared(&self.hosts) {
+            return Located::Here(raw);
+        }
+        // Virtual-hosted (`bucket.s3.region.amazonaws.com/key`) before path-style
+        // (`s3.region.amazonaws.com/bucket/key`):
+        // https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html
+        if host.strip_prefix(self.bucket.as_str()).and_then(|rest| rest.strip_prefix('.')).is_some_and(is_s3_host) {
+            return Located::Here(path);
+        }
+        if is_s3_host(host) {
+            if let Some((bucket, raw)) = path.split_once('/') {
+                if bucket == self.bucket {
+                    return Located::Here(raw);
+                }
+            }
+        }
+        if declared(&self.foreign_hosts).is_some() { Located::Foreign } else { Located::Unknown }
+    }
+}
+
+enum Located<'url> {
+    Here(&'url str),
+    Foreign,
+    Unknown,
+}
+
+/// Whether this is a host of S3 itself, of whatever region: `s3`, `s3-REGION`, dual
+/// stack, accelerated or a static web site's.
+fn is_s3_host(host: &str) -> bool {
+    let Some(service) = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn")) else {
+        return false;
+    };
+    let first = service.split('.').next().unwrap_or_default();
+    first == "s3" || first.starts_with("s3-")
+}
+
+fn primary(key: String) -> Reference {
+    Reference { key: ObjectKey::new(key), kind: ReferenceKind::Primary }
+}
+
+fn check_length(name: &str, key: &str) -> Result<(), NameError> {
+    if key.len() > MAX_KEY_BYTES {
+        return Err(NameError::TooLong { name: shown(name), bytes: key.len() });
+    }
+    Ok(())
+}
+
+/// The decoded path, then what else an application may have meant by it: a `+` for a
+/// space, or a key that itself holds `%`.
+fn readings(name: &str, raw: &str) -> Result<Vec<Reference>, NameError> {
+    let decode = |text: &str| {
+        percent_decode_str(text).decode_utf8().map(Cow::into_owned).map_err(|_| NameError::NotUtf8(shown(name)))
+    };
+    let key = decode(raw)?;
+    if key.is_empty() {
+        return Ok(Vec::new());
+    }
+    check_length(name, &key)?;
+    let mut alternates = Vec::new();
+    if raw.contains('+') {
+        alternates.push(decode(&raw.replace('+', " "))?);
+    }
+    if raw != key {
+        alternates.push(raw.to_owned());
+    }
+    let mut references = vec![primary(key)];
+    // An alternate longer than any key protects nothing, and is no error.
+    for key in alternates.into_iter().filter(|key| key.len() <= MAX_KEY_BYTES) {
+        let key = ObjectKey::new(key);
+        if references.iter().all(|reference| reference.key != key) {
+            references.push(Reference { key, kind: ReferenceKind::Alternate });
+        }
+    }
+    Ok(references)
+}
+
+#[cfg(test)]
+mod tests {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rules(form: ReferenceForm) -> NameRules {
+        NameRules {
+            bucket: "pics".to_owned(),
+            form,
+            prefix: String::new(),
+            hosts: vec![Host::new("CDN.example.com").unwrap(), Host::new("localhost:9000/pics").unwrap()],
+            foreign_hosts: vec![Host::new("avatars.example.net").unwrap()],
+        }
+    }
+
+    fn keys(name: &str) -> Vec<String> {
+        rules(ReferenceForm::Url).widen(name).unwrap().into_iter().map(|reference| reference.key.as_str().to_owned()).collect()
+    }
+
+    fn refused(form: ReferenceForm, name: &str) -> String {
+        rules(form).widen(name).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_address_of_the_bucket_names_the_same_key() {
+        for url in [
+            "https://pics.s3.amazonaws.com/a/b.png",
+            "https://pics.s3.ap-northeast-2.amazonaws.com/a/b.png",
+            "https://pics.s3-us-west-2.amazonaws.com/a/b.png",
+            "http://pics.s3.dualstack.eu-west-1.amazonaws.com/a/b.png",
+            "https://pics.s3-accelerate.amazonaws.com/a/b.png",
+            "http://pics.s3-website-us-east-1.amazonaws.com/a/b.png",
+            "https://pics.s3.cn-north-1.amazonaws.com.cn/a/b.png",
+            "https://s3.amazonaws.com/pics/a/b.png",
+            "https://S3.eu-west-1.amazonaws.com:443/pics/a/b.png",
+            "s3://pics/a/b.png",
+            "https://cdn.example.com/a/b.png?width=20&X-Amz-Signature=secret#top",
+            "http://cdn.example.com:80/a/b.png",
+            "HTTP://localhost:9000/pics/a/b.png",
+        ] {
+            assert_eq!(keys(url), ["a/b.png"], "{url}");
+        }
+    }
+
+    #[test]
+    fn an_undeclared_host_is_an_error_that_names_it() {
+        for (url, host) in [
+            ("https://img.example.org/a.png", "img.example.org"),
+            ("https://pics2.s3.amazonaws.com/a.png", "pics2.s3.amazonaws.com"),
+            ("https://s3.amazonaws.com/other/a.png", "s3.amazonaws.com/other"),
+            ("https://pics.s3.amazonaws.com.evil.example/a.png", "pics.s3.amazonaws.com.evil.example"),
+            ("https://cdn.example.com:8443/a.png", "cdn.example.com:8443"),
+            ("https://localhost:9000/pics2/a.png", "localhost:9000"),
+            ("s3://other/a.png", "other"),
+        ] {
+            let error = refused(ReferenceForm::Url, url);
+            assert!(error.starts_with(&format!("the host {host} of")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_host_names_nothing() {
+        assert!(keys("https://avatars.example.net/u/1.png").is_empty());
+    }
+
+    #[test]
+    fn other_readings_protect_but_are_not_counted() {
+        let references = rules(ReferenceForm::Url).widen("https://cdn.example.com/a+b%20%EA%B3%A0.png").unwrap();
+        let shown: Vec<_> = references.iter().map(|reference| (reference.key.as_str(), reference.kind)).collect();
+        assert_eq!(
+            shown,
+            [
+                ("a+b 고.png", ReferenceKind::Primary),
+                ("a b 고.png", ReferenceKind::Alternate),
+                ("a+b%20%EA%B3%A0.png", ReferenceKind::Alternate),
+            ]
+        );
+    }
+
+    #[test]
+    fn names_of_the_wrong_form_are_errors_that_name_them_without_their_query() {
+        assert!(refused(ReferenceForm::Url, "a/b.png").contains("'a/b.png' is not an http"));
+        assert!(refused(ReferenceForm::Url, "ftp://cdn.example.com/a").contains("is not an http"));
+        assert!(refused(ReferenceForm::Url, "https://cdn.example.com/%ff.png").contains("does not decode"));
+        assert!(refused(ReferenceForm::Key, "https://me:pw@h/a?sig=secret").contains("'https://h/a' looks like a URL"));
+        assert!(refused(ReferenceForm::Key, "[\"a.png\"]").contains("looks like JSON"));
+        assert!(refused(ReferenceForm::Key, "{a.png}").contains("looks like JSON"));
+        assert!(refused(ReferenceForm::Key, &"x".repeat(1_025)).contains("1025 bytes"));
+        assert!(rules(ReferenceForm::Key).widen(&"x".repeat(1_024)).is_ok());
+    }
+
+    #[test]
+    fn hosts_are_hosts() {
+        for bad in ["", "https://cdn.example.com", "a b", "me@cdn", "cdn?x", "/x", "a\nb"] {
+            assert!(Host::new(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(String::from(Host::new("CDN.example.com/x/").unwrap()), "cdn.example.com/x");
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefixed_name_and_its_key_say_the_same(prefix in "[a-b/]{0,3}", name in "[a-z+%/ 고]{1,5}") {
+            let rules = NameRules { prefix: prefix.clone(), ..rules(ReferenceForm::Key) };
+            let widened = rules.widen(&name).unwrap();
+            prop_assert_eq!(widened.len(), 1);
+            prop_assert_eq!(widened[0].key.as_str(), format!("{prefix}{name}"));
+            prop_assert_eq!(rules.name_of(&widened[0].key), Some(name.as_str()));
+        }
+
+        #[test]
+        fn prefixing_keeps_the_order(prefix in ".{0,3}", a in "[^\\[{:]{1,4}", b in "[^\\[{:]{1,4}") {
+            let rules = NameRules { prefix, ..rules(ReferenceForm::Key) };
+            let key = |name: &str| rules.widen(name).unwrap()[0].key.clone();
+            prop_assert_eq!(key(&a).cmp(&key(&b)), a.cmp(&b));
+        }
+
+        /// However an application encodes a key into a URL, the key is protected.
+        #[test]
+        fn an_encoded_key_comes_back(key in "[^\u{0}]{1,40}") {
+            let encoded = format!("https://pics.s3.amazonaws.com/{}", utf8_percent_encode(&key, NON_ALPHANUMERIC));
+            prop_assert_eq!(&rules(ReferenceForm::Url).widen(&encoded).unwrap()[0].key, &ObjectKey::new(key));
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The fresh check: the primary is asked once more, in a transaction begun for the question.
+
+use std::collections::{HashMap, HashSet};
+
+use futures::TryStreamExt as _;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+use super::connect::{Isolation, execute};
+use super::query::{Collation, literal};
+use super::snapshot::{copy_out, first_column, identify};
+use super::{Database, DatabaseError, Identity, ReferencesQuery, statement};
+use crate::key::ObjectKey;
+use crate::names::NameRules;
+use crate::sweep::{CheckError, FreshCheck};
+
+/// How the database is asked about some keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    /// By an index on the names.
+    Index(Collation),
+    /// All names are read once more and held against the keys: names that are widened, or
+    /// that no index serves.
+    Reread,
+}
+
+/// Asks the primary which keys its rows name now.
+#[derive(Debug)]
+pub struct PrimaryCheck {
+    database: Database,
+    query: ReferencesQuery,
+    rules: NameRules,
+    identity: Identity,
+    connection: Option<PgConnection>,
+    method: Option<Method>,
+}
+
+impl PrimaryCheck {
+    /// A check against the database that the snapshot was taken of; on any other it fails,
+    /// as it does when a primary has become a standby. (The guards let nothing be swept by
+    /// the word of a standby.)
+    #[must_use]
+    pub fn new(database: Database, query: ReferencesQuery, rules: NameRules, identity: Identity) -> Self {
+        Self { database, query, rules, identity, connection: None, method: None }
+    }
+
+    async fn ask(&mut self, keys: &[&ObjectKey]) -> Result<Vec<bool>, DatabaseError> {
+        // A connection that failed is dropped, with its transaction.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.database.connect().await?,
+        };
+        self.database.begin(&mut connection, Isolation::ReadCommitted).await?;
+        let identity = identify(&mut connection).await?;
+        if identity != self.identity {
+            return Err(DatabaseError::Database(format!("is another one than at the start: {} then, {identity} now", self.identity)));
+        }
+        // Locks the tables before the statement that reads them takes its snapshot, so that a
+        // truncation in between cannot hide rows.
+        self.query.validate(&mut connection).await?;
+        let named = match self.method(&mut connection, keys).await? {
+            Method::Index(collation) => self.by_index(&mut connection, keys, collation).await?,
+            Method::Reread => self.by_reading_all(&mut connection, keys).await?,
+        };
+        execute(&mut connection, "ROLLBACK".to_owned()).await.map_err(statement("end the transaction"))?;
+        self.connection = Some(connection);
+        Ok(named)
+    }
+
+    /// The name that means the key; `None` where no name can, as with a NUL, which
+    /// PostgreSQL's text cannot hold.
+    fn name_of<'key>(&self, key: &'key ObjectKey) -> Option<&'key str> {
+        self.rules.name_of(key).filter(|name| !name.contains('\0'))
+    }
+
+    /// The method that the planner thinks cheapest, decided once.
+    async fn method(&mut self, connection: &mut PgConnection, keys: &[&ObjectKey]) -> Result<Method, DatabaseError> {
+        if let Some(method) = self.method {
+            return Ok(method);
+        }
+        let mut best = (Method::Reread, f64::INFINITY);
+        if self.rules.keep_order() {
+            best.1 = cost(connection, &self.query.select()).await?;
+            let names: Vec<String> = keys.iter().filter_map(|key| self.name_of(key)).map(literal).collect();
+            let array = format!("ARRAY[{}]::text[]", names.join(","));
+            for collation in [Collation::Default, Collation::C] {
+                let cost = cost(connection, &self.query.select_any(&array, collation)).await?;
+                if cost < best.1 {
+                    best = (Method::Index(collation), cost);
+                }
+            }
+        }
+        tracing::debug!(method = ?best.0, "chose how to ask the database again");
+        self.method = Some(best.0);
+        Ok(best.0)
+    }
+
+    async fn by_index(&self, connection: &mut PgConnection, keys: &[&ObjectKey], collation: Collation) -> Result<Vec<bool>, DatabaseError> {
+        let names: Vec<Option<&str>> = keys.iter().map(|key| self.name_of(key)).collect();
+        let asked: Vec<&str> = names.iter().flatten().copied().collect();
+        let rows = sqlx::query(AssertSqlSafe(self.query.select_any("$1", collation)))
+            .bind(&asked)
+            .persistent(false)
+            .fetch_all(connection)
+            .await
+            .map_err(statement("ask for the references again"))?;
+        let found = rows
+            .iter()
+            .map(|row| row.try_get::<String, _>(0))
+            .collect::<Result<HashSet<_>, _>>()
+            .map_err(statement("read the references again"))?;
+        Ok(names.into_iter().map(|name| name.is_some_and(|name| found.contains(name))).collect())
+    }
+
+    async fn by_reading_all(&self, connection: &mut PgConnection, keys: &[&ObjectKey]) -> Result<Vec<bool>, DatabaseError> {
+        let places: HashMap<&str, usize> = keys.iter().enumerate().map(|(place, key)| (key.as_str(), place)).collect();
+        let mut named = vec![false; keys.len()];
+        let names = copy_out(connection, self.query.copy()).await?;
+        let mut names = std::pin::pin!(names);
+        while let Some(name) = names.try_next().await? {
+            let Some(name) = name else { continue };
+            let unreadable = |what: String| DatabaseError::Copy(what);
+            let name = std::str::from_utf8(&name).map_err(|_| unreadable("a name is not UTF-8".to_owned()))?;
+            for reference in self.rules.widen(name).map_err(|error| unreadable(error.to_string()))? {
+                if let Some(&place) = places.get(reference.key.as_str()) {
+                    named[place] = true;
+                }
+            }
+        }
+        Ok(named)
+    }
+
+    /// Ends the connection in good order.
+    pub async fn close(self) {
+        if let Some(connection) = self.connection {
+            if let Err(error) = connection.close().await {
+                tracing::debug!(error = %error, "closing the connection failed");
+            }
+        }
+    }
+}
+
+impl FreshCheck for PrimaryCheck {
+    async fn referenced(&mut self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ask(keys).await.map_err(|error| CheckError(error.into()))
+    }
+}
+
+/// What the planner thinks that a statement costs, in its own unit.
+async fn cost(connection: &mut PgConnection, select: &str) -> Result<f64, DatabaseError> {
+    const TRIED: &str = "ask the planner what the fresh check costs";
+    let plan: serde_json::Value = first_column::<sqlx::types::JsonValue>(connection, &format!("EXPLAIN (FORMAT JSON) {select}"), TRIED).await?;
+    plan.pointer("/0/Plan/Total Cost")
+        .and_then(serde_json::Value::as_f64)
+        .ok_or_else(|| DatabaseError::Database("gave a plan without a cost".to_owned()))
+}

@@ -1,0 +1,50 @@
+//! Everything that knows PostgreSQL.
+
+mod check;
+mod connect;
+mod copy;
+mod query;
+mod snapshot;
+
+pub use check::PrimaryCheck;
+pub use connect::{Database, DatabaseUrl, UrlError};
+pub use query::ReferencesQuery;
+pub use snapshot::{Identity, Snapshot};
+
+use thiserror::Error;
+
+/// The database could not be read.
+#[derive(Debug, Error)]
+pub enum DatabaseError {
+    /// No connection.
+    #[error("could not connect to the database")]
+    Connect(#[source] sqlx::Error),
+    /// A statement failed.
+    #[error("could not {tried}")]
+    Statement {
+        /// What was tried.
+        tried: &'static str,
+        /// What the database said.
+        source: sqlx::Error,
+    },
+    /// The references query is not what it should be.
+    #[error("the references query {0}")]
+    Query(String),
+    /// The database is not what it should be.
+    #[error("the database {0}")]
+    Database(String),
+    /// The stream of names broke off or makes no sense.
+    #[error("the names from the database cannot be read: {0}")]
+    Copy(String),
+    /// A table was rewritten while it was read, and rows may have been lost.
+    #[error("{relations} was truncated or rewritten while it was read, so names may have been lost; run again when that is done")]
+    Rewritten {
+        /// The tables and indexes.
+        relations: String,
+    },
+}
+
+/// Names what was tried when a statement failed.
+fn statement(tried: &'static str) -> impl FnOnce(sqlx::Error) -> DatabaseError {
+    move |source| DatabaseError::Statement { tried, source }
+}

@@ -1,0 +1,146 @@
+//! One snapshot of the references: every name that was committed when it was taken.
+
+use std::fmt;
+
+use futures::stream::{BoxStream, Stream, TryStreamExt as _, try_unfold};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+use super::connect::{Isolation, execute};
+use super::copy::{Decoder, Value};
+use super::{Database, DatabaseError, ReferencesQuery, statement};
+
+/// Which database this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// `system_identifier` of the cluster: copies of its files share it, other clusters
+    /// differ.
+    pub system_identifier: String,
+    /// The database's name.
+    pub database: String,
+    /// Whether the server is a standby.
+    pub standby: bool,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = if self.standby { "standby" } else { "primary" };
+        write!(f, "database {} on {role} {}", self.database, self.system_identifier)
+    }
+}
+
+/// The relations that lost rows for this snapshot: those whose files were replaced after it
+/// was taken (TRUNCATE and a rewriting ALTER are not versioned:
+/// <https://www.postgresql.org/docs/current/mvcc-caveats.html>), and tables so new that the
+/// snapshot does not know them. `pg_class` is read as of the snapshot,
+/// `pg_relation_filenode` as of now.
+const REWRITTEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') \
+    FROM pg_locks AS l LEFT JOIN pg_class AS c ON c.oid = l.relation \
+    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' \
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+    AND CASE WHEN c.oid IS NULL THEN pg_get_indexdef(l.relation) IS NULL \
+        ELSE c.relkind IN ('r', 'm', 't') AND c.relfilenode <> 0 \
+            AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid) END";
+
+/// A read-only transaction with one snapshot, in which the references query was found good.
+#[derive(Debug)]
+pub struct Snapshot {
+    connection: PgConnection,
+    identity: Identity,
+    query: ReferencesQuery,
+}
+
+impl Snapshot {
+    /// Opens a transaction and has the database read the query.
+    ///
+    /// # Errors
+    /// No connection, an encoding other than UTF8, or a query that is not one statement
+    /// with one column.
+    pub async fn open(database: &Database, query: &ReferencesQuery) -> Result<Self, DatabaseError> {
+        let mut connection = database.connect().await?;
+        let identity = identify(&mut connection).await?;
+        database.begin(&mut connection, Isolation::RepeatableRead).await?;
+        query.validate(&mut connection).await?;
+        Ok(Self { connection, identity, query: query.clone() })
+    }
+
+    /// Which database answers.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Every name: in byte order, or as it comes.
+    ///
+    /// # Errors
+    /// The query fails. The stream's last item is an error when it did not end as a
+    /// complete COPY does.
+    pub async fn names(&mut self, in_order: bool) -> Result<impl Stream<Item = Result<Value, DatabaseError>> + Send + '_, DatabaseError> {
+        let text = if in_order { self.query.copy_in_order() } else { self.query.copy() };
+        copy_out(&mut self.connection, text).await
+    }
+
+    /// Makes sure that no row was lost, and ends the transaction.
+    ///
+    /// # Errors
+    /// A table was truncated or rewritten under the snapshot.
+    pub async fn finish(mut self) -> Result<(), DatabaseError> {
+        let relations: Option<String> = first_column(&mut self.connection, REWRITTEN, "look for rewritten tables").await?;
+        if let Some(relations) = relations {
+            return Err(DatabaseError::Rewritten { relations });
+        }
+        execute(&mut self.connection, "ROLLBACK".to_owned()).await.map_err(statement("end the transaction"))?;
+        self.connection.close().await.map_err(statement("close the connection"))
+    }
+}
+
+/// Runs a COPY and takes its rows apart.
+pub(super) async fn copy_out(
+    connection: &mut PgConnection,
+    text: String,
+) -> Result<impl Stream<Item = Result<Value, DatabaseError>> + Send + '_, DatabaseError> {
+    let chunks: BoxStream<'_, _> = copy_chunks(connection, text).await?;
+    Ok(try_unfold((chunks, Decoder::default()), async |(mut chunks, mut decoder)| {
+        let broken = |what: &str| DatabaseError::Copy(what.to_owned());
+        loop {
+            if let Some(value) = decoder.next_value().map_err(broken)? {
+                return Ok(Some((value, (chunks, decoder))));
+            }
+            match chunks.try_next().await.map_err(statement("read the names"))? {
+                Some(chunk) => decoder.push(chunk),
+                None if decoder.is_complete() => return Ok(None),
+                None => return Err(broken("the stream ended without its trailer")),
+            }
+        }
+    }))
+}
+
+async fn copy_chunks(connection: &mut PgConnection, text: String) -> Result<BoxStream<'_, Result<bytes::Bytes, sqlx::Error>>, DatabaseError> {
+    connection.copy_out_raw(&text).await.map_err(statement("read the names"))
+}
+
+pub(super) async fn identify(connection: &mut PgConnection) -> Result<Identity, DatabaseError> {
+    const TRIED: &str = "ask the database who it is";
+    let encoding: String = first_column(connection, "SELECT current_setting('server_encoding')", TRIED).await?;
+    if encoding != "UTF8" {
+        return Err(DatabaseError::Database(format!("is encoded as {encoding}; only UTF8 orders text as S3 does")));
+    }
+    Ok(Identity {
+        system_identifier: first_column(connection, "SELECT system_identifier::text FROM pg_control_system()", TRIED).await?,
+        database: first_column(connection, "SELECT current_database()::text", TRIED).await?,
+        standby: first_column(connection, "SELECT pg_is_in_recovery()", TRIED).await?,
+    })
+}
+
+/// The first column of the one row of a statement without parameters.
+pub(super) async fn first_column<T>(connection: &mut PgConnection, text: &str, tried: &'static str) -> Result<T, DatabaseError>
+where
+    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    let row: PgRow = sqlx::query(AssertSqlSafe(text.to_owned()))
+        .persistent(false)
+        .fetch_one(connection)
+        .await
+        .map_err(statement(tried))?;
+    row.try_get(0).map_err(statement(tried))
+}

@@ -1,0 +1,383 @@
+//! One run: plan ranges → mark → judge → sweep → finish. The only place that sees both
+//! worlds.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use jiff::{SignedDuration, Timestamp};
+use thiserror::Error;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::dangling;
+use crate::guards::{self, Ground};
+use crate::judge::{JudgeError, judge};
+use crate::ledger::Ledger;
+use crate::manifest::{self, Header, sha256};
+use crate::mark::{MarkError, Marking, chunks};
+use crate::merge::Criteria;
+use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
+use crate::postgres::{Database, DatabaseError, Identity, PrimaryCheck, Snapshot};
+use crate::progress::Progress;
+use crate::s3::{Bucket, BucketError, Deleter};
+use crate::settings::Settings;
+use crate::stop::Stop;
+use crate::summary::{Counts, MAX_PROBLEMS, Problem, Refusal, Status, SumError, Summary};
+use crate::sweep::{CheckError, Hands, Judged, MAX_BATCH, Pace, RecordError, SweepError, sweep};
+
+/// References in a range: nine pages' worth, so that the page which straddles a cut, and is
+/// listed twice, stays a small part of the whole.
+const REFERENCES_PER_RANGE: usize = 9_000;
+
+/// Batches behind one fresh check.
+const BATCHES_AT_ONCE: usize = 8;
+
+/// What ended a run before its end.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The database, its names, or the fresh check.
+    #[error("the database could not be read")]
+    Database(#[source] Box<dyn StdError + Send + Sync>),
+    /// The bucket.
+    #[error("the bucket could not be used")]
+    Storage(#[source] Box<dyn StdError + Send + Sync>),
+    /// The ledger, or the temporary folder in which a plan waits to be written there.
+    #[error("what happens could not be written down")]
+    Ledger(#[source] Box<dyn StdError + Send + Sync>),
+    /// A fault of this program.
+    #[error("the counts of the run contradict each other; nothing else can be trusted either")]
+    Sums(#[from] SumError),
+}
+
+impl RunError {
+    /// The kind, as the Lambda names its errors.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Database(_) => "Database",
+            Self::Storage(_) => "Storage",
+            Self::Ledger(_) => "Ledger",
+            Self::Sums(_) => "Internal",
+        }
+    }
+
+    /// The error and its causes in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // A transparent layer says what the next one says.
+            if !line.ends_with(&text) {
+                line = format!("{line}: {text}");
+            }
+            cause = error.source();
+        }
+        crate::key::escape(&line)
+    }
+}
+
+impl From<DatabaseError> for RunError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl From<CheckError> for RunError {
+    fn from(error: CheckError) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl From<BucketError> for RunError {
+    fn from(error: BucketError) -> Self {
+        Self::Storage(error.into())
+    }
+}
+
+impl From<RecordError> for RunError {
+    fn from(error: RecordError) -> Self {
+        Self::Ledger(error.into())
+    }
+}
+
+impl From<std::io::Error> for RunError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Ledger(error.into())
+    }
+}
+
+impl From<JudgeError> for RunError {
+    fn from(error: JudgeError) -> Self {
+        match error {
+            JudgeError::Mark(MarkError::Sort(error)) | JudgeError::Spool(error) => error.into(),
+            JudgeError::Mark(error) => Self::Database(error.into()),
+            JudgeError::List(error) => Self::Storage(error.into()),
+        }
+    }
+}
+
+impl From<SweepError> for RunError {
+    fn from(error: SweepError) -> Self {
+        match error {
+            SweepError::Check(_) | SweepError::SnapshotWrong { .. } => Self::Database(error.into()),
+            SweepError::Refused { .. } => Self::Storage(error.into()),
+            SweepError::Record(_) | SweepError::Spool(_) => Self::Ledger(error.into()),
+        }
+    }
+}
+
+/// What a run answers with.
+#[derive(Debug)]
+pub struct Report {
+    /// The answer.
+    pub summary: Summary,
+    /// Every guard that said no.
+    pub refusals: Vec<Refusal>,
+    /// What ended it, when its status is failed.
+    pub error: Option<RunError>,
+    /// Whether a person stopped it.
+    pub interrupted: bool,
+}
+
+/// How the work of a run ended, short of an error.
+enum End {
+    Done,
+    Refused(Vec<Refusal>),
+    Stopped,
+}
+
+/// Runs once. Every error is in the report: a run always has an answer.
+pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &Progress) -> Report {
+    let began = Instant::now();
+    let run_id = Uuid::now_v7();
+    let started_at = Timestamp::now();
+    let ledger = Ledger::new(&settings.report, client, run_id);
+    tracing::info!(%run_id, bucket = settings.bucket(), prefix = %settings.scope.prefix(), dry_run = settings.allowed.dry_run, "started a run");
+
+    let mut run = Run {
+        settings,
+        stop,
+        progress,
+        ledger: &ledger,
+        run_id,
+        started_at,
+        cutoff: None,
+        swept: false,
+        counts: Counts::default(),
+        problems: Vec::new(),
+    };
+    let mut ended = run.carry_out(client).await;
+    if !run.swept {
+        // What was found and not asked about waits for another run.
+        run.counts.deferred = run.counts.orphans;
+    }
+    if let Err(error) = run.counts.check() {
+        ended = Err(error.into());
+    }
+    let (mut status, refusals, mut error) = match ended {
+        Ok(End::Refused(refusals)) => (Status::Refused, refusals, None),
+        Ok(End::Stopped) => (Status::Incomplete, Vec::new(), None),
+        Ok(End::Done) if settings.allowed.dry_run => (Status::DryRun, Vec::new(), None),
+        Ok(End::Done) if run.counts.failed + run.counts.unknown > 0 => (Status::Incomplete, Vec::new(), None),
+        Ok(End::Done) => (Status::Completed, Vec::new(), None),
+        Err(error) => (Status::Failed, Vec::new(), Some(error)),
+    };
+    let mut summary = Summary {
+        run_id,
+        status,
+        bucket: settings.bucket().to_owned(),
+        prefix: settings.scope.prefix().clone(),
+        dry_run: settings.allowed.dry_run,
+        started_at,
+        cutoff: run.cutoff,
+        duration_ms: milliseconds(began.elapsed()),
+        counts: run.counts,
+        refusal: refusals.first().cloned(),
+        errors: run.problems,
+        report: ledger.location(""),
+    };
+    summary.name(error.as_ref());
+    if let Err(unwritten) = ledger.summary(&summary).await {
+        // The deletions stand as counted; only their record is missing.
+        status = Status::Failed;
+        let unwritten = RunError::from(unwritten);
+        summary.name(Some(&unwritten));
+        summary.status = status;
+        error = error.or(Some(unwritten));
+    }
+    summary.log(&refusals);
+    Report { summary, refusals, error, interrupted: stop.interrupted() && status == Status::Incomplete }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Summary {
+    fn name(&mut self, error: Option<&RunError>) {
+        let Some(error) = error else { return };
+        self.errors.insert(0, Problem { key: None, code: error.kind().to_owned(), message: error.chain() });
+        self.errors.truncate(MAX_PROBLEMS);
+    }
+
+    fn log(&self, refusals: &[Refusal]) {
+        for refusal in refusals {
+            tracing::warn!(guard = refusal.guard, value = refusal.value, limit = refusal.limit, hint = refusal.hint, "a guard refused");
+        }
+        for problem in &self.errors {
+            let key = problem.key.as_ref().map(tracing::field::display);
+            tracing::error!(key, code = problem.code, error = problem.message, "met a problem");
+        }
+        let counts = &self.counts;
+        tracing::info!(
+            run_id = %self.run_id,
+            status = ?self.status,
+            objects_listed = counts.listed,
+            orphans = counts.orphans,
+            deleted = counts.deleted,
+            dangling = counts.dangling,
+            duration_ms = self.duration_ms,
+            "ended the run"
+        );
+    }
+}
+
+/// What becomes known in the course of a run.
+struct Run<'run> {
+    settings: &'run Settings,
+    stop: &'run Stop,
+    progress: &'run Progress,
+    ledger: &'run Ledger,
+    run_id: Uuid,
+    started_at: Timestamp,
+    cutoff: Option<Timestamp>,
+    /// Whether a sweep was begun: from then on it alone says what became of the orphans.
+    swept: bool,
+    counts: Counts,
+    problems: Vec<Problem>,
+}
+
+impl Run<'_> {
+    async fn carry_out(&mut self, client: &Client) -> Result<End, RunError> {
+        let settings = self.settings;
+        let bucket = Bucket::new(client.clone(), settings.bucket(), settings.scope.prefix().clone());
+        let database = Database::new(settings.database_url.clone());
+        if settings.database_url.is_unverified() {
+            tracing::warn!(host = settings.database_url.host(), "the address of the database asks for less than sslmode=verify-full: somebody on the way could answer in its place");
+        }
+        let (versioning, storage_now) = bucket.ground().await?;
+        let local_now = Timestamp::now();
+        let ground = Ground { local_now, storage_now, versioning, standby: false };
+        let started = guards::now(&ground);
+        let cutoff = cutoff(started, settings.min_age);
+        self.cutoff = Some(cutoff);
+        let criteria = Criteria { scope: settings.scope.clone(), cutoff };
+
+        // The snapshot is taken after the cutoff was fixed, so that it sees every row that
+        // will ever name an object older than it.
+        let snapshot = Snapshot::open(&database, &settings.references).await?;
+        let identity = snapshot.identity().clone();
+        let refusals = guards::inspect(&Ground { standby: identity.standby, ..ground }, settings.allowed);
+        if !refusals.is_empty() {
+            return Ok(End::Refused(refusals));
+        }
+
+        let listed_since = Instant::now();
+        let mut check = PrimaryCheck::new(database, settings.references.clone(), settings.rules.clone(), identity.clone());
+        // Reading is dropped in the middle when the run is to stop; nothing was deleted.
+        let stop = self.stop;
+        let plan = tokio::select! {
+            plan = self.plan(&bucket, snapshot, &criteria, &mut check) => plan?,
+            () = stop.wait() => return Ok(End::Stopped),
+        };
+        self.ledger.plan(&self.header(&identity, cutoff, &plan), plan.spool()).await?;
+        if !plan.dangling().is_empty() {
+            self.ledger.dangling(plan.dangling()).await?;
+        }
+        let approved = match plan.approve(&settings.limits) {
+            Ok(approved) => approved,
+            Err(refused) => return Ok(End::Refused(refused.0)),
+        };
+        if settings.allowed.dry_run {
+            return Ok(End::Done);
+        }
+        let judged = Judged { cutoff, listed_since: Some(listed_since), started };
+        let ended = self.sweep(&approved, judged, Deleter::new(bucket), &mut check).await;
+        check.close().await;
+        ended
+    }
+
+    /// Mark and judge: everything before the guards. It has nothing in its hands that
+    /// deletes.
+    async fn plan(&mut self, bucket: &Bucket, mut snapshot: Snapshot, criteria: &Criteria, check: &mut PrimaryCheck) -> Result<Plan, RunError> {
+        let settings = self.settings;
+        let mut builder = PlanBuilder::new(settings.max_delete)?;
+        {
+            let marking = Marking { rules: &settings.rules, prefix: settings.scope.prefix(), per_chunk: REFERENCES_PER_RANGE };
+            let names = snapshot.names(settings.rules.keep_order()).await?;
+            let chunks = chunks(Box::pin(names), marking);
+            let counts = &mut self.counts;
+            let note = |so_far: &Counts| {
+                *counts = *so_far;
+                self.progress.judged(so_far);
+            };
+            judge(bucket, chunks, criteria, settings.concurrency, &mut builder, note).await?;
+        }
+        // Rows may have been lost under the snapshot; only now is it known to be complete.
+        snapshot.finish().await?;
+        let mut plan = builder.finish()?;
+        if plan.spool().len() != plan.counts().orphans {
+            return Err(SumError::Settled { orphans: plan.counts().orphans, settled: plan.spool().len() }.into());
+        }
+        dangling::confirm(&mut plan, bucket, check, settings.concurrency).await?;
+        self.counts = plan.counts();
+        Ok(plan)
+    }
+
+    async fn sweep(&mut self, plan: &ApprovedPlan, judged: Judged, deleter: Deleter, check: &mut PrimaryCheck) -> Result<End, RunError> {
+        let concurrency = self.settings.concurrency;
+        let pace = Pace { batches_at_once: BATCHES_AT_ONCE.min(concurrency), looks_at_once: concurrency, batch_size: MAX_BATCH };
+        let hands = Hands { delete: &deleter, check, record: self.ledger };
+        let swept = sweep(plan, judged, hands, pace, self.stop, |counts| self.progress.swept(counts)).await;
+        self.swept = true;
+        self.counts += swept.counts;
+        self.problems = swept.problems;
+        match swept.error {
+            Some(error) => Err(error.into()),
+            None if swept.stopped => Ok(End::Stopped),
+            None => Ok(End::Done),
+        }
+    }
+
+    fn header(&self, identity: &Identity, cutoff: Timestamp, plan: &Plan) -> Header {
+        let settings = self.settings;
+        Header {
+            manifest: manifest::VERSION,
+            run_id: self.run_id,
+            started_at: self.started_at,
+            cutoff,
+            bucket: settings.bucket().to_owned(),
+            prefix: settings.scope.prefix().clone(),
+            include: settings.scope.include().to_vec(),
+            exclude: settings.scope.exclude().to_vec(),
+            references: settings.references.text().to_owned(),
+            references_sha256: sha256(settings.references.text()),
+            reference_form: settings.rules.form,
+            reference_prefix: settings.rules.prefix.clone(),
+            reference_hosts: settings.rules.hosts.clone(),
+            foreign_hosts: settings.rules.foreign_hosts.clone(),
+            system_identifier: identity.system_identifier.clone(),
+            database: identity.database.clone(),
+            orphans: plan.spool().len(),
+            sha256: plan.spool().sha256().to_owned(),
+        }
+    }
+}
+
+/// What is older than this may be an orphan.
+fn cutoff(started: Timestamp, min_age: Duration) -> Timestamp {
+    SignedDuration::try_from(min_age).ok().and_then(|grace| started.checked_sub(grace).ok()).unwrap_or(Timestamp::MIN)
+}

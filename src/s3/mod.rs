@@ -1,0 +1,12 @@
+//! Everything that knows S3.
+
+mod bucket;
+mod connect;
+mod delete;
+pub mod page;
+mod put;
+
+pub use bucket::{Bucket, BucketError};
+pub use connect::connect;
+pub use delete::Deleter;
+pub use put::{PutError, put, put_file};

@@ -1,0 +1,160 @@
+//! The scope of a run: a prefix and globs. What is out of scope is never touched.
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use thiserror::Error;
+
+use crate::key::Prefix;
+
+/// The extensions of images that are in scope unless `--include` says otherwise.
+pub const IMAGE_EXTENSIONS: [&str; 13] =
+    ["jpg", "jpeg", "png", "gif", "webp", "avif", "heic", "heif", "svg", "bmp", "tif", "tiff", "ico"];
+
+/// Which keys a run may judge.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    prefix: Prefix,
+    /// `None`: images.
+    include: Option<Globs>,
+    exclude: Globs,
+}
+
+/// A glob that cannot be used.
+#[derive(Debug, Error)]
+#[error("{glob:?} is not a glob: {source}")]
+pub struct GlobError {
+    glob: String,
+    source: globset::Error,
+}
+
+impl Scope {
+    /// The scope of these globs below the prefix. Without any `include` the keys that end
+    /// in an image's extension, in any case, are included. `exclude` wins.
+    ///
+    /// # Errors
+    /// A glob that does not parse.
+    pub fn new(prefix: Prefix, include: &[String], exclude: &[String]) -> Result<Self, GlobError> {
+        let include = if include.is_empty() { None } else { Some(Globs::new(include)?) };
+        Ok(Self { prefix, include, exclude: Globs::new(exclude)? })
+    }
+
+    /// The folder that is listed.
+    #[must_use]
+    pub fn prefix(&self) -> &Prefix {
+        &self.prefix
+    }
+
+    /// The same globs below another prefix.
+    #[must_use]
+    pub fn below(&self, prefix: Prefix) -> Self {
+        Self { prefix, ..self.clone() }
+    }
+
+    /// The globs that include, as they were given; empty where images are.
+    #[must_use]
+    pub fn include(&self) -> &[String] {
+        self.include.as_ref().map_or(&[], |include| &include.texts)
+    }
+
+    /// The globs that exclude, as they were given.
+    #[must_use]
+    pub fn exclude(&self) -> &[String] {
+        &self.exclude.texts
+    }
+
+    /// Whether the key may be judged.
+    #[must_use]
+    pub fn contains(&self, key: &str) -> bool {
+        let included = self.include.as_ref().map_or_else(|| is_image(key), |include| include.matches(key));
+        included && self.prefix.contains(key) && !self.exclude.matches(key)
+    }
+}
+
+/// Whether the last segment ends in an image's extension, in any case. The default
+/// include, and asked of every object of a bucket, so it is not a glob.
+fn is_image(key: &str) -> bool {
+    let last = last_segment(key);
+    last.rsplit_once('.')
+        .is_some_and(|(_, extension)| IMAGE_EXTENSIONS.iter().any(|image| image.eq_ignore_ascii_case(extension)))
+}
+
+fn last_segment(key: &str) -> &str {
+    key.rsplit_once('/').map_or(key, |(_, last)| last)
+}
+
+/// Globs in two heaps: those without `/` match a key's last segment, those with `/` the
+/// whole key.
+#[derive(Debug, Clone)]
+struct Globs {
+    texts: Vec<String>,
+    segment: GlobSet,
+    key: GlobSet,
+}
+
+impl Globs {
+    fn new(texts: &[String]) -> Result<Self, GlobError> {
+        let (mut segment, mut key) = (GlobSetBuilder::new(), GlobSetBuilder::new());
+        let failed = |glob: &str| {
+            let glob = glob.to_owned();
+            move |source| GlobError { glob, source }
+        };
+        for text in texts {
+            let glob = GlobBuilder::new(text)
+                .literal_separator(true)
+                .backslash_escape(true)
+                .build()
+                .map_err(failed(text))?;
+            if text.contains('/') { key.add(glob) } else { segment.add(glob) };
+        }
+        let build = |set: GlobSetBuilder| set.build().map_err(failed(&texts.join(",")));
+        Ok(Self { texts: texts.to_vec(), segment: build(segment)?, key: build(key)? })
+    }
+
+    fn matches(&self, key: &str) -> bool {
+        self.segment.is_match(last_segment(key)) || self.key.is_match(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(prefix: &str, include: &[&str], exclude: &[&str]) -> Scope {
+        let own = |globs: &[&str]| globs.iter().map(|&glob| glob.to_owned()).collect::<Vec<_>>();
+        Scope::new(Prefix::folder(prefix), &own(include), &own(exclude)).unwrap()
+    }
+
+    #[test]
+    fn images_of_any_case_are_in_scope_and_nothing_else() {
+        let scope = scope("", &[], &[]);
+        for extension in IMAGE_EXTENSIONS {
+            assert!(scope.contains(&format!("a/b c.{extension}")), "{extension}");
+            assert!(scope.contains(&format!("x.{}", extension.to_uppercase())), "{extension}");
+        }
+        for key in ["a.txt", "png", "a.png.bak", "a.png/", "backup.sql", "a.jpgx", ""] {
+            assert!(!scope.contains(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_glob_without_a_slash_matches_the_last_segment_and_one_with_a_slash_the_key() {
+        let scope = scope("images", &["*.png", "images/raw/**"], &["thumb_*", "images/keep/*"]);
+        assert!(scope.contains("images/a/b.png"));
+        assert!(scope.contains("images/raw/deep/x.bin"));
+        assert!(!scope.contains("images/thumb_b.png"));
+        assert!(!scope.contains("images/keep/b.png"));
+        assert!(scope.contains("images/keep/deeper/b.png"), "* does not cross a slash");
+        assert!(!scope.contains("images2/b.png"));
+        assert!(!scope.contains("images/B.PNG"), "an include of one's own has its own case");
+    }
+
+    #[test]
+    fn exclude_wins_over_include() {
+        assert!(!scope("", &["*"], &["*.png"]).contains("a.png"));
+    }
+
+    #[test]
+    fn a_broken_glob_is_named() {
+        let error = Scope::new(Prefix::default(), &["a[".to_owned()], &[]).unwrap_err();
+        assert!(error.to_string().contains("\"a[\""), "{error}");
+    }
+}

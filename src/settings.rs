@@ -1,0 +1,505 @@
+//! What a run was told, by flags, environment and event, lowered once into values that
+//! hold what they say.
+//!
+//! Each raw value knows where it came from, so that a complaint names the flag, the
+//! variable or the field that it is about.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::guards::{Allowances, Limits};
+use crate::key::Prefix;
+use crate::names::{Host, NameRules, ReferenceForm};
+use crate::postgres::{DatabaseUrl, ReferencesQuery};
+use crate::scope::Scope;
+
+/// One thing that can be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the table in `names` says what each one is called; the README what it means")]
+pub enum Setting {
+    Bucket,
+    Prefix,
+    Include,
+    Exclude,
+    References,
+    ReferenceForm,
+    ReferenceHost,
+    ForeignHost,
+    ReferencePrefix,
+    DatabaseUrl,
+    MinAge,
+    AllowShortMinAge,
+    MaxDelete,
+    MaxOrphanPercent,
+    MaxDanglingPercent,
+    AllowNewerOrphans,
+    AllowReplica,
+    AllowUnversioned,
+    DryRun,
+    Report,
+    Concurrency,
+}
+
+impl Setting {
+    /// Every setting.
+    pub const ALL: [Self; 21] = [
+        Self::Bucket,
+        Self::Prefix,
+        Self::Include,
+        Self::Exclude,
+        Self::References,
+        Self::ReferenceForm,
+        Self::ReferenceHost,
+        Self::ForeignHost,
+        Self::ReferencePrefix,
+        Self::DatabaseUrl,
+        Self::MinAge,
+        Self::AllowShortMinAge,
+        Self::MaxDelete,
+        Self::MaxOrphanPercent,
+        Self::MaxDanglingPercent,
+        Self::AllowNewerOrphans,
+        Self::AllowReplica,
+        Self::AllowUnversioned,
+        Self::DryRun,
+        Self::Report,
+        Self::Concurrency,
+    ];
+
+    /// The flag and the environment variable.
+    #[must_use]
+    pub fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Bucket => ("--bucket", "SWEEPER_BUCKET"),
+            Self::Prefix => ("--prefix", "SWEEPER_PREFIX"),
+            Self::Include => ("--include", "SWEEPER_INCLUDE"),
+            Self::Exclude => ("--exclude", "SWEEPER_EXCLUDE"),
+            Self::References => ("--references", "SWEEPER_REFERENCES"),
+            Self::ReferenceForm => ("--reference-form", "SWEEPER_REFERENCE_FORM"),
+            Self::ReferenceHost => ("--reference-host", "SWEEPER_REFERENCE_HOST"),
+            Self::ForeignHost => ("--foreign-host", "SWEEPER_FOREIGN_HOST"),
+            Self::ReferencePrefix => ("--reference-prefix", "SWEEPER_REFERENCE_PREFIX"),
+            Self::DatabaseUrl => ("--database-url", "DATABASE_URL"),
+            Self::MinAge => ("--min-age", "SWEEPER_MIN_AGE"),
+            Self::AllowShortMinAge => ("--allow-short-min-age", "SWEEPER_ALLOW_SHORT_MIN_AGE"),
+            Self::MaxDelete => ("--max-delete", "SWEEPER_MAX_DELETE"),
+            Self::MaxOrphanPercent => ("--max-orphan-percent", "SWEEPER_MAX_ORPHAN_PERCENT"),
+            Self::MaxDanglingPercent => ("--max-dangling-percent", "SWEEPER_MAX_DANGLING_PERCENT"),
+            Self::AllowNewerOrphans => ("--allow-newer-orphans", "SWEEPER_ALLOW_NEWER_ORPHANS"),
+            Self::AllowReplica => ("--allow-replica", "SWEEPER_ALLOW_REPLICA"),
+            Self::AllowUnversioned => ("--allow-unversioned", "SWEEPER_ALLOW_UNVERSIONED"),
+            Self::DryRun => ("--dry-run", "SWEEPER_DRY_RUN"),
+            Self::Report => ("--report", "SWEEPER_REPORT"),
+            Self::Concurrency => ("--concurrency", "SWEEPER_CONCURRENCY"),
+        }
+    }
+
+    /// Whether it may be given several times.
+    fn is_list(self) -> bool {
+        matches!(self, Self::Include | Self::Exclude | Self::ReferenceHost | Self::ForeignHost)
+    }
+}
+
+/// A setting that cannot be used. Nothing was read or touched.
+#[derive(Debug, Error)]
+#[error("{origin}: {problem}")]
+pub struct ConfigError {
+    origin: String,
+    problem: String,
+}
+
+impl ConfigError {
+    /// A problem with what came from there.
+    pub fn new(origin: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { origin: origin.into(), problem: problem.into() }
+    }
+}
+
+/// Text as it was given, and where.
+#[derive(Clone)]
+struct Given {
+    text: String,
+    origin: &'static str,
+}
+
+impl Given {
+    fn wrong(&self, problem: impl std::fmt::Display) -> ConfigError {
+        ConfigError::new(self.origin, problem.to_string())
+    }
+}
+
+/// Settings as they were given, not yet looked at.
+#[derive(Default, Clone)]
+pub struct RawSettings(BTreeMap<Setting, Vec<Given>>);
+
+impl RawSettings {
+    /// What the environment says. An empty variable is unset.
+    ///
+    /// # Errors
+    /// A variable that begins with `SWEEPER_` and is not known: a typing mistake in
+    /// `SWEEPER_DRY_RUN` must never become a deletion.
+    pub fn from_environment(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let mut raw = Self::default();
+        for (name, value) in variables {
+            match Setting::ALL.into_iter().find(|setting| setting.names().1 == name) {
+                _ if value.is_empty() => {}
+                Some(setting) => {
+                    let origin = setting.names().1;
+                    let texts = if setting.is_list() { split_list(&value) } else { vec![value] };
+                    raw.0.insert(setting, texts.into_iter().map(|text| Given { text, origin }).collect());
+                }
+                None if name.starts_with("SWEEPER_") => {
+                    return Err(ConfigError::new(name, "not a setting of this program; `orphan-sweeper sweep --help` lists them"));
+                }
+                None => {}
+            }
+        }
+        Ok(raw)
+    }
+
+    /// Adds what a flag says; it wins over the environment.
+    pub fn flag(&mut self, setting: Setting, texts: impl IntoIterator<Item = String>) {
+        let origin = setting.names().0;
+        let given: Vec<Given> = texts.into_iter().map(|text| Given { text, origin }).collect();
+        if !given.is_empty() {
+            self.0.insert(setting, given);
+        }
+    }
+
+    fn all(&self, setting: Setting) -> &[Given] {
+        self.0.get(&setting).map_or(&[], Vec::as_slice)
+    }
+
+    fn one(&self, setting: Setting) -> Option<&Given> {
+        self.all(setting).last()
+    }
+
+    fn required(&self, setting: Setting) -> Result<&Given, ConfigError> {
+        let (flag, variable) = setting.names();
+        self.one(setting).ok_or_else(|| ConfigError::new(flag, format!("required; give the flag or set {variable}")))
+    }
+
+    fn parsed<T>(&self, setting: Setting, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, ConfigError> {
+        self.one(setting).map(|given| parse(&given.text).map_err(|problem| given.wrong(problem))).transpose()
+    }
+
+    fn is_on(&self, setting: Setting) -> Result<bool, ConfigError> {
+        Ok(self.parsed(setting, parse_bool)?.unwrap_or(false))
+    }
+
+    fn hosts(&self, setting: Setting) -> Result<Vec<Host>, ConfigError> {
+        self.all(setting).iter().map(|given| Host::new(given.text.trim()).map_err(|error| given.wrong(error))).collect()
+    }
+
+    fn texts(&self, setting: Setting) -> Vec<String> {
+        self.all(setting).iter().map(|given| given.text.clone()).collect()
+    }
+}
+
+/// Splits at commas, but not within braces, where a glob lists its choices.
+fn split_list(text: &str) -> Vec<String> {
+    let (mut parts, mut depth) = (vec![String::new()], 0_u32);
+    for c in text.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(c);
+        }
+    }
+    parts.iter().map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+}
+
+fn parse_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(format!("{other:?} is neither `true` nor `false`")),
+    }
+}
+
+/// A grace period like `24h` or `7d`.
+fn parse_age(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{text:?} is not a time like `24h` or `7d`: {error}"))
+}
+
+fn check_percent(percent: f64) -> Result<f64, String> {
+    if (0.0..=100.0).contains(&percent) { Ok(percent) } else { Err(format!("{percent} is not a percentage from 0 to 100")) }
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    check_percent(text.parse().map_err(|_| format!("{text:?} is not a percentage from 0 to 100"))?)
+}
+
+fn parse_count(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a whole number"))
+}
+
+/// The shortest grace period without `--allow-short-min-age`.
+const SHORT_MIN_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// The grace period where none is given.
+const DEFAULT_MIN_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// No object is older than S3 itself, which opened in 2006.
+const LONGEST_MIN_AGE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Where the ledger lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReportLocation {
+    /// Below a prefix of a bucket; the prefix is empty or ends with `/`.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// The prefix.
+        prefix: Prefix,
+    },
+    /// In a folder.
+    Folder(PathBuf),
+}
+
+impl ReportLocation {
+    /// `s3://bucket/prefix` or a folder.
+    fn parse(text: &str) -> Result<Self, String> {
+        let Some(rest) = text.strip_prefix("s3://") else {
+            if text.contains("://") {
+                return Err(format!("{text:?} is neither s3://bucket/prefix nor a folder"));
+            }
+            return Ok(Self::Folder(PathBuf::from(text)));
+        };
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() {
+            return Err(format!("{text:?} names no bucket"));
+        }
+        Ok(Self::S3 { bucket: bucket.to_owned(), prefix: Prefix::folder(prefix) })
+    }
+
+    fn lies_within(&self, swept: &str, scope: &Prefix) -> bool {
+        match self {
+            Self::S3 { bucket, prefix } => bucket == swept && prefix.extends(scope),
+            Self::Folder(_) => false,
+        }
+    }
+}
+
+/// Everything a run needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which keys may be judged.
+    pub scope: Scope,
+    /// The references query.
+    pub references: ReferencesQuery,
+    /// How names become keys; knows the bucket.
+    pub rules: NameRules,
+    /// The database.
+    pub database_url: DatabaseUrl,
+    /// The grace period.
+    pub min_age: Duration,
+    /// How many orphans may be deleted.
+    pub max_delete: Option<u64>,
+    /// What the guards hold the plan to.
+    pub limits: Limits,
+    /// What a person allowed, and whether nothing is to be deleted.
+    pub allowed: Allowances,
+    /// Where the ledger lies.
+    pub report: ReportLocation,
+    /// Requests under way at once.
+    pub concurrency: usize,
+}
+
+impl Settings {
+    /// The bucket.
+    #[must_use]
+    pub fn bucket(&self) -> &str {
+        &self.rules.bucket
+    }
+
+    /// Lowers raw settings.
+    ///
+    /// # Errors
+    /// The first value that is missing or cannot be used.
+    pub fn new(raw: &RawSettings, default_report: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let given = raw.required(Setting::Bucket)?;
+        let bucket = bucket_name(&given.text).map_err(|problem| given.wrong(problem))?;
+        let prefix = Prefix::folder(raw.one(Setting::Prefix).map_or("", |given| &given.text));
+        let scope = scope(raw, prefix)?;
+        let rules = rules(raw, bucket)?;
+        let references = raw.one(Setting::References).map_or("SELECT name FROM images", |given| &given.text);
+        let given = raw.required(Setting::DatabaseUrl)?;
+        let database_url = DatabaseUrl::new(&given.text).map_err(|error| given.wrong(error))?;
+        let report = match (raw.parsed(Setting::Report, ReportLocation::parse)?, default_report) {
+            (Some(report), _) => report,
+            (None, Some(folder)) => ReportLocation::Folder(folder),
+            (None, None) => return Err(ConfigError::new(Setting::Report.names().1, "required: where what is deleted is written down, like s3://bucket/prefix")),
+        };
+        if report.lies_within(&rules.bucket, scope.prefix()) {
+            return Err(ConfigError::new(Setting::Report.names().0, "the report lies inside of what is swept; give another bucket or prefix"));
+        }
+        Ok(Self {
+            scope,
+            references: ReferencesQuery::new(references),
+            rules,
+            database_url,
+            min_age: min_age(raw)?,
+            max_delete: raw.parsed(Setting::MaxDelete, parse_count)?,
+            limits: Limits {
+                max_orphan_percent: raw.parsed(Setting::MaxOrphanPercent, parse_percent)?.unwrap_or(50.0),
+                max_dangling_percent: raw.parsed(Setting::MaxDanglingPercent, parse_percent)?.unwrap_or(50.0),
+                allow_newer_orphans: raw.is_on(Setting::AllowNewerOrphans)?,
+            },
+            allowed: Allowances {
+                dry_run: raw.is_on(Setting::DryRun)?,
+                unversioned: raw.is_on(Setting::AllowUnversioned)?,
+                replica: raw.is_on(Setting::AllowReplica)?,
+            },
+            report,
+            concurrency: raw.parsed(Setting::Concurrency, parse_concurrency)?.unwrap_or_else(default_concurrency),
+        })
+    }
+
+    /// The settings with what an event asks for, which may only tighten them.
+    ///
+    /// # Errors
+    /// A looser value, named by its field.
+    pub fn tighten(&self, event: &EventOptions) -> Result<Self, ConfigError> {
+        let mut tightened = self.clone();
+        if let Some(dry_run) = event.dry_run {
+            if !dry_run {
+                return Err(ConfigError::new("dry_run", "can only be true in an event; the function's configuration decides what may be deleted"));
+            }
+            tightened.allowed.dry_run = true;
+        }
+        if let Some(text) = &event.prefix {
+            let prefix = Prefix::folder(text);
+            if !prefix.extends(self.scope.prefix()) {
+                return Err(ConfigError::new("prefix", format!("'{prefix}' does not lie below the configured prefix '{}'", self.scope.prefix())));
+            }
+            tightened.scope = self.scope.below(prefix);
+        }
+        if let Some(text) = &event.min_age {
+            let min_age = parse_age(text).map_err(|problem| ConfigError::new("min_age", problem))?;
+            if min_age < self.min_age {
+                return Err(ConfigError::new("min_age", format!("{text} is shorter than the configured {}", humantime::format_duration(self.min_age))));
+            }
+            tightened.min_age = check_longest(min_age).map_err(|problem| ConfigError::new("min_age", problem))?;
+        }
+        if let Some(max_delete) = event.max_delete {
+            if let Some(configured) = self.max_delete.filter(|&configured| max_delete > configured) {
+                return Err(ConfigError::new("max_delete", format!("{max_delete} is larger than the configured {configured}")));
+            }
+            tightened.max_delete = Some(max_delete);
+        }
+        if let Some(percent) = event.max_orphan_percent {
+            let percent = check_percent(percent).map_err(|problem| ConfigError::new("max_orphan_percent", problem))?;
+            if percent > self.limits.max_orphan_percent {
+                return Err(ConfigError::new(
+                    "max_orphan_percent",
+                    format!("{percent} is larger than the configured {}", self.limits.max_orphan_percent),
+                ));
+            }
+            tightened.limits.max_orphan_percent = percent;
+        }
+        Ok(tightened)
+    }
+}
+
+fn bucket_name(text: &str) -> Result<String, String> {
+    if text.contains("://") || text.contains('/') || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(format!("{text:?} is not the name of a bucket; a folder in it is given with --prefix"));
+    }
+    if text.ends_with("--x-s3") {
+        return Err("directory buckets list in no order and cannot be swept".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn scope(raw: &RawSettings, prefix: Prefix) -> Result<Scope, ConfigError> {
+    for setting in [Setting::Include, Setting::Exclude] {
+        for given in raw.all(setting) {
+            Scope::new(Prefix::default(), std::slice::from_ref(&given.text), &[]).map_err(|error| given.wrong(error))?;
+        }
+    }
+    Scope::new(prefix, &raw.texts(Setting::Include), &raw.texts(Setting::Exclude))
+        .map_err(|error| ConfigError::new(Setting::Include.names().0, error.to_string()))
+}
+
+fn rules(raw: &RawSettings, bucket: String) -> Result<NameRules, ConfigError> {
+    let form = raw.parsed(Setting::ReferenceForm, |text| match text {
+        "key" => Ok(ReferenceForm::Key),
+        "url" => Ok(ReferenceForm::Url),
+        other => Err(format!("{other:?} is neither `key` nor `url`")),
+    })?;
+    let rules = NameRules {
+        bucket,
+        form: form.unwrap_or_default(),
+        prefix: raw.one(Setting::ReferencePrefix).map_or_else(String::new, |given| given.text.clone()),
+        hosts: raw.hosts(Setting::ReferenceHost)?,
+        foreign_hosts: raw.hosts(Setting::ForeignHost)?,
+    };
+    let senseless = match rules.form {
+        ReferenceForm::Url => &[Setting::ReferencePrefix][..],
+        ReferenceForm::Key => &[Setting::ReferenceHost, Setting::ForeignHost],
+    };
+    match senseless.iter().find_map(|&setting| raw.one(setting)) {
+        Some(given) => Err(given.wrong(match rules.form {
+            ReferenceForm::Url => "has no meaning with --reference-form url: a URL holds the whole key",
+            ReferenceForm::Key => "has no meaning without --reference-form url: a key has no host",
+        })),
+        None => Ok(rules),
+    }
+}
+
+fn min_age(raw: &RawSettings) -> Result<Duration, ConfigError> {
+    let short = raw.is_on(Setting::AllowShortMinAge)?;
+    let min_age = raw.parsed(Setting::MinAge, |text| {
+        let min_age = check_longest(parse_age(text)?)?;
+        if min_age < SHORT_MIN_AGE && !short {
+            return Err(format!(
+                "{text} is shorter than 1h; an upload under way could look like an orphan. Longer is safer; --allow-short-min-age allows it"
+            ));
+        }
+        Ok(min_age)
+    })?;
+    Ok(min_age.unwrap_or(DEFAULT_MIN_AGE))
+}
+
+fn check_longest(min_age: Duration) -> Result<Duration, String> {
+    if min_age > LONGEST_MIN_AGE { Err("longer than 100 years".to_owned()) } else { Ok(min_age) }
+}
+
+fn parse_concurrency(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(concurrency @ 1..=256) => Ok(concurrency),
+        _ => Err(format!("{text:?} is not a whole number from 1 to 256")),
+    }
+}
+
+/// Requests wait on S3 far longer than they keep a core busy.
+fn default_concurrency() -> usize {
+    std::thread::available_parallelism().map_or(8, |cores| (cores.get() * 16).clamp(8, 64))
+}
+
+/// What an event may ask for.
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventOptions {
+    /// Delete nothing; can only be true.
+    pub dry_run: Option<bool>,
+    /// A folder below the configured prefix.
+    pub prefix: Option<String>,
+    /// A longer grace period.
+    pub min_age: Option<String>,
+    /// Fewer deletions.
+    pub max_delete: Option<u64>,
+    /// A lower limit.
+    pub max_orphan_percent: Option<f64>,
+}

@@ -1,0 +1,508 @@
+//! The sweep: an approved plan, carried out batch by batch.
+//!
+//! For each window of batches, in this order: the ages are read again if the listing is
+//! old, the primary is asked once more, the batches are sent on the condition of each
+//! object's entity tag, and what became of every orphan is written down.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt as _};
+use jiff::Timestamp;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use crate::key::ObjectKey;
+use crate::object::{ETag, Orphan, Outcome, SparedBy};
+use crate::plan::ApprovedPlan;
+use crate::reconcile::{BatchAnswer, Word, reconcile};
+use crate::stop::Stop;
+use crate::summary::{Counts, Problem};
+
+/// The most keys of one `DeleteObjects`
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html>).
+pub const MAX_BATCH: usize = 1_000;
+
+/// When more time than this has passed since an object's page, its age is read again.
+pub const MAX_LISTING_AGE: Duration = Duration::from_secs(60);
+
+/// The longest time between a fresh check and a deletion that rests on it.
+pub const MAX_CHECK_AGE: Duration = Duration::from_secs(60);
+
+/// A batch that spares more keys than this, and more than 1 %, says that the snapshot was
+/// wrong.
+pub const MAX_SPARED: usize = 10;
+
+/// What S3 holds under a key now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Current {
+    /// An object.
+    Present {
+        /// Its entity tag.
+        etag: Option<ETag>,
+        /// When it was written, or `None` when that cannot be read.
+        last_modified: Option<Timestamp>,
+    },
+    /// Nothing, or a delete marker.
+    Absent,
+}
+
+/// A key could not be looked at.
+#[derive(Debug, Error)]
+#[error("could not look at an object: {message}")]
+pub struct LookError {
+    /// S3's error code, or `None` when it did not answer.
+    pub code: Option<String>,
+    /// What happened.
+    pub message: String,
+}
+
+/// Who looks at single objects.
+pub trait Look {
+    /// What the bucket holds under the key now.
+    fn look(&self, key: &ObjectKey) -> impl Future<Output = Result<Current, LookError>> + Send;
+}
+
+/// Why a batch has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BatchFault {
+    /// S3 asked to slow down; nothing was done.
+    Throttled {
+        /// S3's error code.
+        code: String,
+    },
+    /// S3 cannot read the batch; nothing was done. One key of it may be the cause.
+    Unreadable {
+        /// S3's error code.
+        code: String,
+        /// S3's words.
+        message: String,
+    },
+    /// S3 refused the batch as a whole; nothing was done, and the next will not fare
+    /// better.
+    Refused {
+        /// S3's error code.
+        code: String,
+        /// S3's words.
+        message: String,
+    },
+    /// The answer was lost: the batch may have been carried out.
+    Lost {
+        /// What happened.
+        message: String,
+    },
+}
+
+/// Who deletes. A dry run holds none.
+pub trait Delete: Look {
+    /// Deletes each orphan that still carries its entity tag. Never repeats a request
+    /// whose answer was lost.
+    fn delete_batch(&self, orphans: &[Orphan]) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
+
+    /// Deletes one orphan whose key no batch can carry, on the same condition.
+    fn delete_alone(&self, orphan: &Orphan) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
+
+    /// The delete marker that now stands over exactly this orphan, on a bucket that keeps
+    /// versions, if it was made after `since`.
+    fn marker_over(&self, orphan: &Orphan, since: Timestamp) -> impl Future<Output = Result<Option<String>, LookError>> + Send;
+}
+
+/// The database could not be asked.
+#[derive(Debug, Error)]
+#[error("the fresh check failed")]
+pub struct CheckError(#[source] pub Box<dyn StdError + Send + Sync>);
+
+/// Who asks the primary once more.
+pub trait FreshCheck {
+    /// For each key whether a row names it now, in a transaction begun for this question.
+    fn referenced(&mut self, keys: &[&ObjectKey]) -> impl Future<Output = Result<Vec<bool>, CheckError>> + Send;
+}
+
+/// The ledger could not be written.
+#[derive(Debug, Error)]
+#[error("the ledger could not be written: {context}")]
+pub struct RecordError {
+    /// What was written where.
+    pub context: String,
+    /// Why it failed.
+    pub source: Box<dyn StdError + Send + Sync>,
+}
+
+/// Who writes down what became of each batch.
+pub trait Record {
+    /// Writes one batch's outcomes; `batch` counts from 0.
+    fn outcomes(&self, batch: u64, settled: &[(Orphan, Outcome)]) -> impl Future<Output = Result<(), RecordError>> + Send;
+}
+
+/// Why a sweep ended before its plan did.
+#[derive(Debug, Error)]
+pub enum SweepError {
+    /// The fresh check failed.
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    /// So many orphans of one batch are named now that the snapshot must have been wrong.
+    #[error("the fresh check found rows for {spared} of {asked} orphans of one batch, among them {example}; the snapshot cannot have been complete")]
+    SnapshotWrong {
+        /// Orphans that a row names.
+        spared: usize,
+        /// Orphans of the batch.
+        asked: usize,
+        /// One of them.
+        example: ObjectKey,
+    },
+    /// The ledger could not be written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// S3 refused a batch as a whole.
+    #[error("S3 refused a whole batch with {code}: {message}")]
+    Refused {
+        /// S3's error code.
+        code: String,
+        /// S3's words.
+        message: String,
+    },
+    /// The plan's temporary file could not be read.
+    #[error("the plan's temporary file could not be read")]
+    Spool(#[from] std::io::Error),
+}
+
+/// How a sweep is carried out.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// How many batches are sent at once, behind one fresh check.
+    pub batches_at_once: usize,
+    /// How many objects are looked at at once.
+    pub looks_at_once: usize,
+    /// Orphans in one batch, at most [`MAX_BATCH`].
+    pub batch_size: usize,
+}
+
+/// What a sweep did.
+#[derive(Debug, Default)]
+pub struct SweepReport {
+    /// What became of the orphans: all of them.
+    pub counts: Counts,
+    /// What went wrong with single keys.
+    pub problems: Vec<Problem>,
+    /// What ended the sweep before its plan did.
+    pub error: Option<SweepError>,
+    /// Whether it was stopped.
+    pub stopped: bool,
+}
+
+/// The parts that a sweep works with.
+#[derive(Debug)]
+pub struct Hands<'run, D, C, R> {
+    /// Deletes.
+    pub delete: &'run D,
+    /// Asks the primary.
+    pub check: &'run mut C,
+    /// Writes down.
+    pub record: &'run R,
+}
+
+/// When and by what the plan was made.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged {
+    /// What is older may be deleted.
+    pub cutoff: Timestamp,
+    /// When the first page was asked for; `None` for a plan of another run.
+    pub listed_since: Option<Instant>,
+    /// The lower of the local clock and S3's when the run started.
+    pub started: Timestamp,
+}
+
+/// Sweeps an approved plan. Every orphan of the plan has an outcome in the report's
+/// counts, however the sweep ends.
+pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record>(
+    plan: &ApprovedPlan,
+    judged: Judged,
+    mut hands: Hands<'_, D, C, R>,
+    pace: Pace,
+    stop: &Stop,
+    mut progress: impl FnMut(&Counts),
+) -> SweepReport {
+    let mut report = SweepReport::default();
+    let mut batches = match plan.batches() {
+        Ok(batches) => batches,
+        Err(error) => {
+            report.counts.deferred = plan.plan().spool().len();
+            report.error = Some(error.into());
+            return report;
+        }
+    };
+    let mut number = 0;
+    while report.error.is_none() {
+        if stop.requested() {
+            report.stopped = true;
+            break;
+        }
+        let mut window = Vec::new();
+        while window.len() < pace.batches_at_once.max(1) {
+            match batches.next_batch(pace.batch_size.clamp(1, MAX_BATCH)) {
+                Ok(Some(batch)) => {
+                    report.counts.deferred += batch.passed_over;
+                    if !batch.orphans.is_empty() {
+                        window.push(batch.orphans);
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    report.error = Some(error.into());
+                    break;
+                }
+            }
+        }
+        if window.is_empty() {
+            break;
+        }
+        let mut settled = Window::new(window);
+        let ended = settled.carry_out(judged, &mut hands, pace).await;
+        // Whatever ended it: what is settled is counted and written down.
+        let written = settled.write_down(&mut number, hands.record, &mut report).await;
+        report.error = report.error.or(ended.err()).or(written.err().map(SweepError::from));
+        progress(&report.counts);
+    }
+    report.counts.deferred += batches.left();
+    report
+}
+
+/// Some batches with what is known of each orphan.
+struct Window {
+    batches: Vec<Vec<(Orphan, Outcome)>>,
+}
+
+impl Window {
+    fn new(batches: Vec<Vec<Orphan>>) -> Self {
+        let undecided = |batch: Vec<Orphan>| batch.into_iter().map(|orphan| (orphan, Outcome::Deferred)).collect();
+        Self { batches: batches.into_iter().map(undecided).collect() }
+    }
+
+    fn undecided(&mut self) -> impl Iterator<Item = &mut (Orphan, Outcome)> {
+        self.batches.iter_mut().flatten().filter(|(_, outcome)| *outcome == Outcome::Deferred)
+    }
+
+    async fn carry_out<D: Delete + Sync, C: FreshCheck, R>(
+        &mut self,
+        judged: Judged,
+        hands: &mut Hands<'_, D, C, R>,
+        pace: Pace,
+    ) -> Result<(), SweepError> {
+        if judged.listed_since.is_none_or(|since| since.elapsed() > MAX_LISTING_AGE) {
+            self.read_ages_again(judged.cutoff, hands.delete, pace.looks_at_once).await;
+        }
+        let asked_at = Instant::now();
+        self.check_again(hands.check).await?;
+        self.delete(judged, asked_at, hands.delete, pace).await
+    }
+
+    async fn read_ages_again(&mut self, cutoff: Timestamp, look: &(impl Look + Sync), at_once: usize) {
+        stream::iter(self.undecided())
+            .for_each_concurrent(at_once.max(1), async |(orphan, outcome)| {
+                *outcome = match look.look(&orphan.key).await {
+                    Ok(Current::Absent) => Outcome::Gone,
+                    Ok(Current::Present { etag, .. }) if etag.as_ref() != Some(&orphan.etag) => {
+                        Outcome::Spared(SparedBy::ETag)
+                    }
+                    Ok(Current::Present { last_modified, .. }) if last_modified.is_none_or(|at| at >= cutoff) => {
+                        Outcome::Spared(SparedBy::Age)
+                    }
+                    Ok(Current::Present { .. }) => return,
+                    Err(LookError { code, message }) => {
+                        Outcome::Failed { code: code.unwrap_or_else(|| "NoAnswer".to_owned()), message }
+                    }
+                };
+            })
+            .await;
+    }
+
+    async fn check_again(&mut self, check: &mut impl FreshCheck) -> Result<(), SweepError> {
+        let keys: Vec<ObjectKey> = self.undecided().map(|(orphan, _)| orphan.key.clone()).collect();
+        let named = check.referenced(&keys.iter().collect::<Vec<_>>()).await?;
+        if named.len() != keys.len() {
+            return Err(CheckError("the check did not answer for every key".into()).into());
+        }
+        for ((_, outcome), named) in self.undecided().zip(named) {
+            if named {
+                *outcome = Outcome::Spared(SparedBy::Check);
+            }
+        }
+        for batch in &self.batches {
+            let spared: Vec<&Orphan> =
+                batch.iter().filter(|(_, outcome)| *outcome == Outcome::Spared(SparedBy::Check)).map(|(orphan, _)| orphan).collect();
+            if let [example, ..] = spared[..] {
+                if spared.len() > MAX_SPARED && spared.len() * 100 > batch.len() {
+                    return Err(SweepError::SnapshotWrong {
+                        spared: spared.len(),
+                        asked: batch.len(),
+                        example: example.key.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete<D: Delete + Sync>(
+        &mut self,
+        judged: Judged,
+        checked_at: Instant,
+        delete: &D,
+        pace: Pace,
+    ) -> Result<(), SweepError> {
+        let ends: Vec<Result<(), SweepError>> = stream::iter(&mut self.batches)
+            .map(async |batch| {
+                let (mut together, mut alone): (Vec<_>, Vec<_>) = batch
+                    .iter_mut()
+                    .filter(|(_, outcome)| *outcome == Outcome::Deferred)
+                    .partition(|(orphan, _)| fits_in_xml(orphan.key.as_str()));
+                let sender = Sender { delete, judged, checked_at, looks_at_once: pace.looks_at_once };
+                let ended = sender.send(&mut together).await;
+                for one in alone.chunks_mut(1) {
+                    sender.send(one).await?;
+                }
+                ended
+            })
+            .buffer_unordered(pace.batches_at_once.max(1))
+            .collect()
+            .await;
+        ends.into_iter().collect()
+    }
+
+    async fn write_down(
+        self,
+        number: &mut u64,
+        record: &impl Record,
+        report: &mut SweepReport,
+    ) -> Result<(), RecordError> {
+        for batch in &self.batches {
+            for (orphan, outcome) in batch {
+                report.counts.settle(orphan.size, outcome);
+                report.problems.extend(problem(orphan, outcome));
+            }
+        }
+        report.problems.truncate(crate::summary::MAX_PROBLEMS);
+        for batch in &self.batches {
+            record.outcomes(*number, batch).await?;
+            *number += 1;
+        }
+        Ok(())
+    }
+}
+
+fn problem(orphan: &Orphan, outcome: &Outcome) -> Option<Problem> {
+    let (code, message) = match outcome {
+        Outcome::Failed { code, message } => (code.clone(), message.clone()),
+        Outcome::Unknown { reason } => ("Unknown".to_owned(), reason.clone()),
+        _ => return None,
+    };
+    Some(Problem { key: Some(orphan.key.clone()), code, message })
+}
+
+/// Whether XML 1.0 can carry the key and give it back
+/// (<https://www.w3.org/TR/xml/#charsets>). White space but the space is left out, too:
+/// parsers may fold it.
+fn fits_in_xml(key: &str) -> bool {
+    !key.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
+}
+
+/// Sends the requests of one batch and settles what they leave open.
+struct Sender<'run, D> {
+    delete: &'run D,
+    judged: Judged,
+    checked_at: Instant,
+    looks_at_once: usize,
+}
+
+/// How often a throttled batch is sent again, at most.
+const MAX_ATTEMPTS: u32 = 8;
+
+impl<D: Delete + Sync> Sender<'_, D> {
+    /// Sends the orphans, in one request where S3 can read it, in halves where it cannot.
+    async fn send(&self, orphans: &mut [&mut (Orphan, Outcome)]) -> Result<(), SweepError> {
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        let asked: Vec<Orphan> = orphans.iter().map(|(orphan, _)| orphan.clone()).collect();
+        let words = match self.ask(&asked).await {
+            Ok(answer) => reconcile(&asked, answer),
+            Err(BatchFault::Unreadable { .. }) if asked.len() > 1 => {
+                let (left, right) = orphans.split_at_mut(asked.len() / 2);
+                Box::pin(self.send(left)).await?;
+                return Box::pin(self.send(right)).await;
+            }
+            Err(BatchFault::Throttled { code }) => {
+                let failed = Outcome::Failed { code, message: "S3 kept asking to slow down".to_owned() };
+                vec![Word::Settled(failed); asked.len()]
+            }
+            Err(BatchFault::Unreadable { code, message }) => {
+                vec![Word::Settled(Outcome::Failed { code, message })]
+            }
+            Err(BatchFault::Refused { code, message }) => {
+                let failed = Outcome::Failed { code: code.clone(), message: message.clone() };
+                orphans.iter_mut().for_each(|(_, outcome)| *outcome = failed.clone());
+                return Err(SweepError::Refused { code, message });
+            }
+            Err(BatchFault::Lost { message }) => {
+                tracing::warn!(objects = asked.len(), error = message, "lost the answer to a batch");
+                vec![Word::Silent { reason: "S3's answer was lost" }; asked.len()]
+            }
+        };
+        stream::iter(orphans.iter_mut().zip(words))
+            .for_each_concurrent(self.looks_at_once.max(1), async |(settled, word)| {
+                settled.1 = self.settle(&settled.0, word).await;
+            })
+            .await;
+        Ok(())
+    }
+
+    /// One request, sent again only when S3 said that it did nothing, and only as long as
+    /// the fresh check is fresh.
+    async fn ask(&self, asked: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
+        let mut attempt = 0;
+        loop {
+            let alone = matches!(asked, [one] if !fits_in_xml(one.key.as_str()));
+            let mut answer = if alone { self.delete.delete_alone(&asked[0]).await } else { self.delete.delete_batch(asked).await };
+            if let (Err(BatchFault::Unreadable { .. }), [one], false) = (&answer, asked, alone) {
+                answer = self.delete.delete_alone(one).await;
+            }
+            attempt += 1;
+            let pause = Duration::from_millis(100) * 2_u32.pow(attempt.min(6));
+            match answer {
+                Err(BatchFault::Throttled { .. }) if attempt < MAX_ATTEMPTS && self.checked_at.elapsed() + pause < MAX_CHECK_AGE => {
+                    tokio::time::sleep(pause).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// What became of the orphan, after a look at it where the answer left that open.
+    async fn settle(&self, orphan: &Orphan, word: Word) -> Outcome {
+        let reason = match word {
+            Word::Settled(outcome) => return outcome,
+            Word::ConditionFailed => None,
+            Word::Silent { reason } => Some(reason),
+        };
+        match self.delete.look(&orphan.key).await {
+            // Absent after a request of ours whose answer is missing: only the versions can
+            // prove that it was our deletion.
+            Ok(Current::Absent) if reason.is_some() => match self.delete.marker_over(orphan, self.judged.started).await {
+                Ok(Some(marker)) => Outcome::Deleted { marker: Some(marker) },
+                Ok(None) => Outcome::Gone,
+                Err(error) => Outcome::Unknown { reason: error.to_string() },
+            },
+            Ok(Current::Absent) => Outcome::Gone,
+            Ok(Current::Present { etag, .. }) if etag.as_ref() != Some(&orphan.etag) => Outcome::Spared(SparedBy::ETag),
+            // Still there with its own tag: the condition failed for another reason, or the
+            // request may yet take effect.
+            Ok(Current::Present { .. }) => match reason {
+                None => Outcome::Spared(SparedBy::ETag),
+                Some(reason) => Outcome::Unknown { reason: format!("{reason}, and the object is still there") },
+            },
+            Err(error) => Outcome::Unknown {
+                reason: format!("{}, and {error}", reason.unwrap_or("the condition failed")),
+            },
+        }
+    }
+}
