@@ -62,6 +62,23 @@ impl Ledger {
         format!("runs/{}/{file}", self.run_id)
     }
 
+    /// Where all runs lie, as people write it.
+    #[must_use]
+    pub fn root(&self) -> String {
+        match &self.place {
+            Place::S3 { bucket, prefix, .. } => format!("s3://{bucket}/{}", prefix.as_str()),
+            Place::Folder(folder) => folder.display().to_string(),
+        }
+    }
+
+    /// Writes a file to see whether that is possible.
+    ///
+    /// # Errors
+    /// The place cannot be written to.
+    pub async fn try_out(&self) -> Result<(), RecordError> {
+        self.write("doctor.txt", b"orphan-sweeper doctor was here\n".to_vec()).await
+    }
+
     /// Writes the manifest.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! names, and deletes them.
 
 pub mod dangling;
+pub mod doctor;
 pub mod event;
 pub mod guards;
 pub mod judge;
@@ -27,5 +28,12 @@ pub mod stop;
 pub mod summary;
 pub mod sweep;
 
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "lambda")]
+pub mod lambda;
+
+#[cfg(feature = "demo")]
+pub mod demo;
 #[cfg(feature = "demo")]
 pub mod local;

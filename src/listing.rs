@@ -129,11 +129,18 @@ pub struct RangeListing<'run, P> {
     finished: bool,
 }
 
-/// Where a range's listing was left, to go on later.
+/// Where a range's listing was left, to go on later; by default the beginning of the
+/// bucket.
 #[derive(Debug)]
 pub struct Bookmark {
     range: KeyRange,
     start: PageStart,
+}
+
+impl Default for Bookmark {
+    fn default() -> Self {
+        Self::at_start(KeyRange::default())
+    }
 }
 
 impl Bookmark {

@@ -62,21 +62,22 @@ impl RunError {
         }
     }
 
-    /// The error and its causes in one line.
-    #[must_use]
-    pub fn chain(&self) -> String {
-        let mut line = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            // A transparent layer says what the next one says.
-            if !line.ends_with(&text) {
-                line = format!("{line}: {text}");
-            }
-            cause = error.source();
+}
+
+/// An error and its causes in one line.
+#[must_use]
+pub fn chain(error: &dyn StdError) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // A transparent layer says what the next one says.
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
         }
-        crate::key::escape(&line)
+        cause = error.source();
     }
+    crate::key::escape(&line)
 }
 
 impl From<DatabaseError> for RunError {
@@ -219,7 +220,7 @@ fn milliseconds(duration: Duration) -> u64 {
 impl Summary {
     fn name(&mut self, error: Option<&RunError>) {
         let Some(error) = error else { return };
-        self.errors.insert(0, Problem { key: None, code: error.kind().to_owned(), message: error.chain() });
+        self.errors.insert(0, Problem { key: None, code: error.kind().to_owned(), message: chain(error) });
         self.errors.truncate(MAX_PROBLEMS);
     }
 

@@ -5,6 +5,7 @@
 //! variable or the field that it is about.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -139,22 +140,24 @@ impl RawSettings {
     /// What the environment says. An empty variable is unset.
     ///
     /// # Errors
-    /// A variable that begins with `SWEEPER_` and is not known: a typing mistake in
-    /// `SWEEPER_DRY_RUN` must never become a deletion.
-    pub fn from_environment(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+    /// A variable that begins with `SWEEPER_` and is not known, or whose value is not text:
+    /// a typing mistake in `SWEEPER_DRY_RUN` must never become a deletion.
+    pub fn from_environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
         let mut raw = Self::default();
         for (name, value) in variables {
+            let name = name.to_string_lossy().into_owned();
+            if !name.starts_with("SWEEPER_") && name != Setting::DatabaseUrl.names().1 {
+                continue;
+            }
+            let value = value.into_string().map_err(|_| ConfigError::new(&name, "its value is not UTF-8"))?;
             match Setting::ALL.into_iter().find(|setting| setting.names().1 == name) {
-                _ if value.is_empty() => {}
+                Some(_) if value.is_empty() => {}
                 Some(setting) => {
                     let origin = setting.names().1;
                     let texts = if setting.is_list() { split_list(&value) } else { vec![value] };
                     raw.0.insert(setting, texts.into_iter().map(|text| Given { text, origin }).collect());
                 }
-                None if name.starts_with("SWEEPER_") => {
-                    return Err(ConfigError::new(name, "not a setting of this program; `orphan-sweeper sweep --help` lists them"));
-                }
-                None => {}
+                None => return Err(ConfigError::new(name, "not a setting of this program; `orphan-sweeper sweep --help` lists them")),
             }
         }
         Ok(raw)
@@ -167,6 +170,11 @@ impl RawSettings {
         if !given.is_empty() {
             self.0.insert(setting, given);
         }
+    }
+
+    /// Which settings were given.
+    pub fn given(&self) -> impl Iterator<Item = Setting> {
+        self.0.keys().copied()
     }
 
     fn all(&self, setting: Setting) -> &[Given] {

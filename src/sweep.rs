@@ -11,8 +11,9 @@ use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use crate::key::ObjectKey;
+use crate::key::{ObjectKey, Prefix};
 use crate::object::{ETag, Orphan, Outcome, SparedBy};
 use crate::plan::ApprovedPlan;
 use crate::reconcile::{BatchAnswer, Word, reconcile};
@@ -132,6 +133,41 @@ pub struct RecordError {
 pub trait Record {
     /// Writes one batch's outcomes; `batch` counts from 0.
     fn outcomes(&self, batch: u64, settled: &[(Orphan, Outcome)]) -> impl Future<Output = Result<(), RecordError>> + Send;
+}
+
+/// What a try at a deletion that cannot delete anything showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// The storage refused because the condition was not met.
+    Honoured,
+    /// The storage claims a deletion: it does not look at conditions.
+    Ignored,
+    /// The storage refused for another reason.
+    Failed {
+        /// Its error code.
+        code: String,
+        /// Its words.
+        message: String,
+    },
+}
+
+/// Asks for the deletion of a key that does not exist, on a condition that nothing fulfils.
+/// S3 refuses that; a storage that ignores conditions reports a deletion, as S3 itself does
+/// for an absent key without a condition.
+pub async fn probe(delete: &impl Delete, prefix: &Prefix) -> Probe {
+    let key = ObjectKey::new(format!("{}orphan-sweeper-probe-{}", prefix.as_str(), Uuid::new_v4()));
+    let nothing = [Orphan { key, etag: ETag::new("\"00000000000000000000000000000000\""), size: 0, last_modified: Timestamp::UNIX_EPOCH }];
+    match delete.delete_batch(&nothing).await {
+        Ok(answer) => match reconcile(&nothing, answer).pop() {
+            Some(Word::ConditionFailed | Word::Settled(Outcome::Gone)) => Probe::Honoured,
+            Some(Word::Settled(Outcome::Deleted { .. })) => Probe::Ignored,
+            Some(Word::Settled(Outcome::Failed { code, message })) => Probe::Failed { code, message },
+            other => Probe::Failed { code: "NoWord".to_owned(), message: format!("the answer says {other:?}") },
+        },
+        Err(BatchFault::Throttled { code }) => Probe::Failed { code, message: "asked to slow down".to_owned() },
+        Err(BatchFault::Unreadable { code, message } | BatchFault::Refused { code, message }) => Probe::Failed { code, message },
+        Err(BatchFault::Lost { message }) => Probe::Failed { code: "NoAnswer".to_owned(), message },
+    }
 }
 
 /// Why a sweep ended before its plan did.

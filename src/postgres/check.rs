@@ -8,7 +8,8 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::connect::{Isolation, execute};
 use super::query::{Collation, literal};
-use super::snapshot::{copy_out, first_column, identify};
+use super::examine::explain;
+use super::snapshot::{copy_out, identify};
 use super::{Database, DatabaseError, Identity, ReferencesQuery, statement};
 use crate::key::ObjectKey;
 use crate::names::NameRules;
@@ -130,6 +131,16 @@ impl PrimaryCheck {
         Ok(named)
     }
 
+    /// Whether an index serves the question, once it was asked.
+    #[must_use]
+    pub fn by_index_of(&self) -> Option<&'static str> {
+        match self.method? {
+            Method::Index(Collation::Default) => Some("the column's own collation"),
+            Method::Index(Collation::C) => Some("collation \"C\""),
+            Method::Reread => None,
+        }
+    }
+
     /// Ends the connection in good order.
     pub async fn close(self) {
         if let Some(connection) = self.connection {
@@ -151,9 +162,9 @@ impl FreshCheck for PrimaryCheck {
 
 /// What the planner thinks that a statement costs, in its own unit.
 async fn cost(connection: &mut PgConnection, select: &str) -> Result<f64, DatabaseError> {
-    const TRIED: &str = "ask the planner what the fresh check costs";
-    let plan: serde_json::Value = first_column::<sqlx::types::JsonValue>(connection, &format!("EXPLAIN (FORMAT JSON) {select}"), TRIED).await?;
-    plan.pointer("/0/Plan/Total Cost")
+    explain(connection, select)
+        .await?
+        .pointer("/Total Cost")
         .and_then(serde_json::Value::as_f64)
         .ok_or_else(|| DatabaseError::Database("gave a plan without a cost".to_owned()))
 }

@@ -12,22 +12,13 @@ use super::{DatabaseError, statement};
 
 /// The address of a database, with its password. It never shows itself.
 #[derive(Clone)]
-pub struct DatabaseUrl(PgConnectOptions, TlsChoice);
+pub struct DatabaseUrl(PgConnectOptions);
 
 /// Text that is no address of a database. It never repeats the text, which may hold a
 /// password.
 #[derive(Debug, Error)]
 #[error("not an address like postgres://user:password@host:5432/database{0}")]
 pub struct UrlError(String);
-
-/// How the connection is protected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TlsChoice {
-    /// The host is local or the certificate is verified.
-    Fine,
-    /// The address asks for less than verification of a host that is not local.
-    Weak,
-}
 
 impl DatabaseUrl {
     /// The database at this address. Without an `sslmode` a host that is not local is asked
@@ -46,14 +37,11 @@ impl DatabaseUrl {
             _ => UrlError(String::new()),
         })?;
         let asked = url.query_pairs().any(|(name, _)| matches!(&*name, "sslmode" | "ssl-mode"));
-        let local = is_local(options.get_host()) || options.get_socket().is_some();
-        if !asked && !local {
+        if !asked && !is_local(&options) {
             options = options.ssl_mode(PgSslMode::VerifyFull);
         }
-        let verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyFull | PgSslMode::VerifyCa);
-        let tls = if local || verified { TlsChoice::Fine } else { TlsChoice::Weak };
         let options = options.application_name("orphan-sweeper").statement_cache_capacity(0).disable_statement_logging();
-        Ok(Self(options, tls))
+        Ok(Self(options))
     }
 
     /// The host.
@@ -66,12 +54,20 @@ impl DatabaseUrl {
     /// local: somebody on the way could answer in the database's place.
     #[must_use]
     pub fn is_unverified(&self) -> bool {
-        self.1 == TlsChoice::Weak
+        // `verify-ca` takes any host of the authority, `verify-full` only the right one.
+        !self.is_local() && !matches!(self.0.get_ssl_mode(), PgSslMode::VerifyFull)
+    }
+
+    /// Whether the database is on this machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        is_local(&self.0)
     }
 }
 
-fn is_local(host: &str) -> bool {
-    host.starts_with('/') || matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]" | "")
+fn is_local(options: &PgConnectOptions) -> bool {
+    let host = options.get_host();
+    options.get_socket().is_some() || host.starts_with('/') || matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]" | "")
 }
 
 impl fmt::Debug for DatabaseUrl {

@@ -3,11 +3,13 @@
 mod check;
 mod connect;
 mod copy;
+mod examine;
 mod query;
 mod snapshot;
 
 pub use check::PrimaryCheck;
 pub use connect::{Database, DatabaseUrl, UrlError};
+pub use examine::{Examination, Order, examine};
 pub use query::ReferencesQuery;
 pub use snapshot::{Identity, Snapshot};
 

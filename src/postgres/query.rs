@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use sqlx::column::TableColumn;
 use sqlx::postgres::{PgConnection, PgStatement};
 use sqlx::{AssertSqlSafe, Column, Either, Executor as _, SqlSafeStr as _, Statement as _};
 
@@ -52,7 +53,12 @@ impl ReferencesQuery {
 
     /// Every name in byte order.
     pub(super) fn copy_in_order(&self) -> String {
-        format!("COPY (SELECT k FROM {} ORDER BY k COLLATE \"C\") TO STDOUT (FORMAT binary)", self.table())
+        format!("COPY ({}) TO STDOUT (FORMAT binary)", self.select_in_order())
+    }
+
+    /// Every name in byte order, as a statement of its own.
+    pub(super) fn select_in_order(&self) -> String {
+        format!("{} ORDER BY k COLLATE \"C\"", self.select())
     }
 
     /// Every name as it comes.
@@ -72,7 +78,9 @@ impl ReferencesQuery {
 
     /// Has the database read the text alone, which locks its tables for the rest of the
     /// transaction and refuses a second statement: inside of ours, `…; DELETE …` would run.
-    pub(super) async fn validate(&self, connection: &mut PgConnection) -> Result<(), DatabaseError> {
+    ///
+    /// Says where the column comes from, if it comes from a table as it is.
+    pub(super) async fn validate(&self, connection: &mut PgConnection) -> Result<Option<TableColumn>, DatabaseError> {
         let refused = |what: String| DatabaseError::Query(what);
         let text = AssertSqlSafe(self.0.clone()).into_sql_str();
         let prepared: PgStatement = connection.prepare(text).await.map_err(|error| match error {
@@ -87,14 +95,15 @@ impl ReferencesQuery {
         if parameters > 0 {
             return Err(refused("has a parameter ($1), and nothing would fill it".to_owned()));
         }
-        let columns: Vec<&str> = prepared.columns().iter().map(Column::name).collect();
-        if columns.len() != 1 {
-            let named = if columns.is_empty() { "none".to_owned() } else { columns.join(", ") };
-            return Err(refused(format!("must yield exactly one column, but yields {} ({named})", columns.len())));
-        }
+        let [column] = prepared.columns() else {
+            let columns: Vec<&str> = prepared.columns().iter().map(Column::name).collect();
+            return Err(refused(format!("must yield exactly one column, but yields {} ({})", columns.len(), columns.join(", "))));
+        };
+        let origin = column.origin();
         // The driver names what it prepares; behind a pooler the name would stay on the
         // server's connection and collide with the next client's.
-        execute(connection, "DEALLOCATE ALL".to_owned()).await.map_err(statement("forget a prepared statement"))
+        execute(connection, "DEALLOCATE ALL".to_owned()).await.map_err(statement("forget a prepared statement"))?;
+        Ok(origin.table_column().cloned())
     }
 }
 

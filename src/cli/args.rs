@@ -1,0 +1,216 @@
+//! The flags, as clap reads them; [`crate::settings`] says what they mean.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::settings::{RawSettings, Setting};
+
+const EXAMPLES: &str = "\
+Examples:
+  Look before anything is deleted:
+    orphan-sweeper doctor --bucket pictures --prefix images
+    orphan-sweeper plan   --bucket pictures --prefix images --references 'SELECT name FROM images'
+  Delete what is older than a week, at most a thousand objects:
+    orphan-sweeper sweep  --bucket pictures --prefix images --min-age 7d --max-delete 1000
+
+The database is read from DATABASE_URL (postgres://user:password@host/database).
+Every flag has an environment variable, named with it; the flag wins.
+Exit codes: 0 done, 1 failed, 2 bad usage, 3 refused by a guard, 4 incomplete, 130 interrupted.";
+
+/// Finds the objects of an S3 bucket that no PostgreSQL row names, and deletes them
+#[derive(Parser)]
+#[command(name = "orphan-sweeper", version, after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+    /// Log what happens to standard error (RUST_LOG chooses in detail)
+    #[arg(short, long, global = true)]
+    pub(super) verbose: bool,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Find the orphans, ask the guards, and delete
+    #[command(after_help = EXAMPLES)]
+    Sweep(RunArgs),
+    /// Find the orphans and write them down; delete nothing
+    #[command(after_help = EXAMPLES)]
+    Plan(RunArgs),
+    /// Check everything that a sweep needs, before the first one
+    #[command(after_help = EXAMPLES)]
+    Doctor(RunArgs),
+    /// Show the whole story on servers of its own: needs no bucket and no database
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
+}
+
+/// Flags of the demo.
+#[cfg(feature = "demo")]
+#[derive(Args)]
+pub(super) struct DemoArgs {
+    /// Keep the demo's folder for looking around
+    #[arg(long)]
+    pub(super) keep: bool,
+    /// Go on serving the bucket and the database until interrupted
+    #[arg(long)]
+    pub(super) serve: bool,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people
+    Text,
+    /// One JSON object on one line
+    Json,
+}
+
+impl Output {
+    pub(super) fn is_json(self) -> bool {
+        self == Self::Json
+    }
+}
+
+#[derive(Args)]
+pub(super) struct RunArgs {
+    /// The bucket [env: SWEEPER_BUCKET]
+    #[arg(long)]
+    bucket: Option<String>,
+    /// The folder that is swept; `images` means `images/` [env: SWEEPER_PREFIX] [default: the whole bucket]
+    #[arg(long)]
+    prefix: Option<String>,
+    /// Sweep only keys that match this glob: without `/` it matches the last segment, with `/` the whole key; repeatable [env: SWEEPER_INCLUDE, commas between] [default: image extensions]
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<String>,
+    /// Never touch keys that match this glob; wins over --include; repeatable [env: SWEEPER_EXCLUDE]
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// The SQL that yields every name, as one column [env: SWEEPER_REFERENCES] [default: SELECT name FROM images]
+    #[arg(long, value_name = "SQL")]
+    references: Option<String>,
+    /// How names are written: `key` or `url` [env: SWEEPER_REFERENCE_FORM] [default: key]
+    #[arg(long, value_name = "FORM")]
+    reference_form: Option<String>,
+    /// A host of URLs that stands for the bucket, like cdn.example.com; repeatable [env: SWEEPER_REFERENCE_HOST]
+    #[arg(long, value_name = "HOST")]
+    reference_host: Vec<String>,
+    /// A host of URLs that is not ours, like that of sign-in avatars; repeatable [env: SWEEPER_FOREIGN_HOST]
+    #[arg(long, value_name = "HOST")]
+    foreign_host: Vec<String>,
+    /// Prepended to each name to make its key [env: SWEEPER_REFERENCE_PREFIX]
+    #[arg(long, value_name = "TEXT")]
+    reference_prefix: Option<String>,
+    /// The database; better given by the environment, where other users do not see it [env: DATABASE_URL]
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// The grace period: only what is older can be an orphan [env: SWEEPER_MIN_AGE] [default: 24h]
+    #[arg(long, value_name = "TIME")]
+    min_age: Option<String>,
+    /// Allow a grace period below 1h [env: SWEEPER_ALLOW_SHORT_MIN_AGE]
+    #[arg(long)]
+    allow_short_min_age: bool,
+    /// Delete at most so many objects, the oldest first [env: SWEEPER_MAX_DELETE]
+    #[arg(long, value_name = "COUNT")]
+    max_delete: Option<String>,
+    /// Refuse when more than this percentage of the objects are orphans [env: SWEEPER_MAX_ORPHAN_PERCENT] [default: 50]
+    #[arg(long, value_name = "PERCENT")]
+    max_orphan_percent: Option<String>,
+    /// Refuse when more than this percentage of the references have no object [env: SWEEPER_MAX_DANGLING_PERCENT] [default: 50]
+    #[arg(long, value_name = "PERCENT")]
+    max_dangling_percent: Option<String>,
+    /// Allow 20 or more orphans newer than every referenced object [env: SWEEPER_ALLOW_NEWER_ORPHANS]
+    #[arg(long)]
+    allow_newer_orphans: bool,
+    /// Allow a standby for a dry run [env: SWEEPER_ALLOW_REPLICA]
+    #[arg(long)]
+    allow_replica: bool,
+    /// Allow a bucket without versioning, where deletion is final [env: SWEEPER_ALLOW_UNVERSIONED]
+    #[arg(long)]
+    allow_unversioned: bool,
+    /// Delete nothing [env: SWEEPER_DRY_RUN]
+    #[arg(long)]
+    dry_run: bool,
+    /// Where what happens is written down: s3://bucket/prefix or a folder [env: SWEEPER_REPORT] [default: the user's state folder]
+    #[arg(long, value_name = "PLACE")]
+    report: Option<String>,
+    /// Requests under way at once [env: SWEEPER_CONCURRENCY] [default: by the machine's cores]
+    #[arg(long, value_name = "COUNT")]
+    concurrency: Option<String>,
+    /// How results are printed [default: text on a terminal, otherwise json]
+    #[arg(long)]
+    pub(super) output: Option<Output>,
+}
+
+impl RunArgs {
+    /// Adds what was given as a flag.
+    pub(super) fn fill(&self, raw: &mut RawSettings) {
+        for (setting, text) in [
+            (Setting::Bucket, &self.bucket),
+            (Setting::Prefix, &self.prefix),
+            (Setting::References, &self.references),
+            (Setting::ReferenceForm, &self.reference_form),
+            (Setting::ReferencePrefix, &self.reference_prefix),
+            (Setting::DatabaseUrl, &self.database_url),
+            (Setting::MinAge, &self.min_age),
+            (Setting::MaxDelete, &self.max_delete),
+            (Setting::MaxOrphanPercent, &self.max_orphan_percent),
+            (Setting::MaxDanglingPercent, &self.max_dangling_percent),
+            (Setting::Report, &self.report),
+            (Setting::Concurrency, &self.concurrency),
+        ] {
+            raw.flag(setting, text.clone());
+        }
+        for (setting, texts) in [
+            (Setting::Include, &self.include),
+            (Setting::Exclude, &self.exclude),
+            (Setting::ReferenceHost, &self.reference_host),
+            (Setting::ForeignHost, &self.foreign_host),
+        ] {
+            raw.flag(setting, texts.iter().cloned());
+        }
+        for (setting, on) in [
+            (Setting::AllowShortMinAge, self.allow_short_min_age),
+            (Setting::AllowNewerOrphans, self.allow_newer_orphans),
+            (Setting::AllowReplica, self.allow_replica),
+            (Setting::AllowUnversioned, self.allow_unversioned),
+            (Setting::DryRun, self.dry_run),
+        ] {
+            raw.flag(setting, on.then(|| "true".to_owned()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_setting_is_a_flag_whose_help_names_its_variable() {
+        let mut command = Arguments::command();
+        command.build();
+        for name in ["sweep", "plan", "doctor"] {
+            let command = command.find_subcommand(name).unwrap();
+            for setting in Setting::ALL {
+                let (flag, variable) = setting.names();
+                let argument = command.get_arguments().find(|argument| argument.get_long() == flag.strip_prefix("--")).unwrap_or_else(|| panic!("{flag}"));
+                let help = argument.get_help().unwrap().to_string();
+                assert!(help.contains(&format!("[env: {variable}")), "{flag}: {help}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_flag_reaches_the_settings() {
+        let mut given = vec!["orphan-sweeper".to_owned(), "sweep".to_owned()];
+        for setting in Setting::ALL {
+            given.push(setting.names().0.to_owned());
+            let switch = ["--allow", "--dry-run"].iter().any(|switch| setting.names().0.starts_with(switch));
+            given.extend((!switch).then(|| "x".to_owned()));
+        }
+        let Command::Sweep(args) = Arguments::try_parse_from(given).unwrap().command else { panic!("not a sweep") };
+        let mut raw = RawSettings::default();
+        args.fill(&mut raw);
+        assert_eq!(raw.given().collect::<Vec<_>>(), Setting::ALL);
+    }
+}

@@ -1,0 +1,163 @@
+//! The command line's door: flags in, text or one JSON object out, and an exit code.
+
+mod args;
+mod bar;
+mod text;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::doctor;
+use crate::progress::Progress;
+use crate::run::{Report, run};
+use crate::s3;
+use crate::settings::{ConfigError, RawSettings, Settings};
+use crate::stop::Stop;
+use crate::summary::Status;
+use args::{Command, Output, RunArgs};
+
+/// The exit codes of the contract.
+mod code {
+    pub(super) const FAILED: u8 = 1;
+    pub(super) const USAGE: u8 = 2;
+    pub(super) const REFUSED: u8 = 3;
+    pub(super) const INCOMPLETE: u8 = 4;
+    pub(super) const INTERRUPTED: u8 = 130;
+}
+
+/// Parses the arguments, runs the command, and maps how it ended to the exit code.
+pub fn main() -> ExitCode {
+    let arguments = args::Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(if arguments.verbose { "orphan_sweeper=debug,info" } else { "warn" })))
+        .init();
+    let ended = tokio::runtime::Runtime::new()
+        .context("could not start the asynchronous runtime")
+        .and_then(|runtime| runtime.block_on(command(arguments.command)));
+    match ended {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::from(if error.downcast_ref::<ConfigError>().is_some() { code::USAGE } else { code::FAILED })
+        }
+    }
+}
+
+fn complain(what: &str) {
+    // When even standard error is closed, the exit code has to do.
+    let _ = writeln!(std::io::stderr(), "orphan-sweeper: {what}");
+}
+
+async fn command(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Sweep(args) => sweep(args, false).await,
+        Command::Plan(args) => sweep(args, true).await,
+        Command::Doctor(args) => examine(args).await,
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => crate::demo::run(args.keep, args.serve).await.map(|()| 0),
+    }
+}
+
+/// The environment, overruled by the flags.
+fn settings(args: &RunArgs, dry_run: bool) -> Result<Settings, ConfigError> {
+    let mut raw = RawSettings::from_environment(std::env::vars_os())?;
+    args.fill(&mut raw);
+    let mut settings = Settings::new(&raw, state_folder())?;
+    settings.allowed.dry_run |= dry_run;
+    Ok(settings)
+}
+
+/// The user's state folder
+/// (<https://specifications.freedesktop.org/basedir-spec/latest/>).
+fn state_folder() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|folder: &PathBuf| folder.is_absolute());
+    let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")))?;
+    Some(state.join("orphan-sweeper"))
+}
+
+async fn sweep(args: RunArgs, dry_run: bool) -> anyhow::Result<u8> {
+    let settings = settings(&args, dry_run)?;
+    let stop = Arc::new(Stop::never());
+    interrupt(Arc::clone(&stop));
+    let progress = Arc::new(Progress::default());
+    let client = s3::connect().await;
+    let bar = bar::show(&progress);
+    let report = run(&settings, &client, &stop, &progress).await;
+    bar.finish();
+    let mut stdout = std::io::stdout().lock();
+    let written = if args.output().is_json() {
+        serde_json::to_writer(&mut stdout, &report.summary).map_err(std::io::Error::from).and_then(|()| writeln!(stdout))
+    } else {
+        text::summary(&mut stdout, &report)
+    };
+    written.context("could not write to standard output")?;
+    Ok(exit_code(&report))
+}
+
+fn exit_code(report: &Report) -> u8 {
+    match report.summary.status {
+        Status::Completed | Status::DryRun => 0,
+        Status::Failed => code::FAILED,
+        Status::Refused => code::REFUSED,
+        Status::Incomplete if report.interrupted => code::INTERRUPTED,
+        Status::Incomplete => code::INCOMPLETE,
+    }
+}
+
+/// The first Ctrl-C, or a termination, asks the run to stop in good order; another ends
+/// the program at once.
+fn interrupt(stop: Arc<Stop>) {
+    tokio::spawn(async move {
+        wait_for_signal().await;
+        complain("stopping after what is under way; once more to stop at once");
+        stop.interrupt();
+        wait_for_signal().await;
+        std::process::exit(i32::from(code::INTERRUPTED));
+    });
+}
+
+async fn wait_for_signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without a handler a signal ends the program as it always did.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn examine(args: RunArgs) -> anyhow::Result<u8> {
+    let settings = settings(&args, false)?;
+    let client = s3::connect().await;
+    let findings = doctor::examine(&settings, &client).await;
+    let mut stdout = std::io::stdout().lock();
+    if args.output().is_json() {
+        serde_json::to_writer(&mut stdout, &findings)?;
+        writeln!(stdout)?;
+    } else {
+        text::findings(&mut stdout, &findings)?;
+    }
+    Ok(if findings.iter().any(doctor::Finding::is_problem) { code::FAILED } else { 0 })
+}
+
+impl RunArgs {
+    fn output(&self) -> Output {
+        self.output.unwrap_or(if std::io::stdout().is_terminal() { Output::Text } else { Output::Json })
+    }
+}

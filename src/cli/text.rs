@@ -1,0 +1,87 @@
+//! Results for people.
+
+use std::io::{self, Write};
+
+use indicatif::{HumanBytes, HumanCount};
+
+use crate::doctor::Finding;
+use crate::run::Report;
+use crate::summary::{Refusal, Status, Summary};
+
+/// Writes the answer of a run.
+pub(super) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
+    let Report { summary, refusals, .. } = report;
+    let counts = &summary.counts;
+    writeln!(to, "{}", headline(summary))?;
+    writeln!(to)?;
+    for (word, count, note) in [
+        ("listed", counts.listed, Some(counts.listed_bytes)),
+        ("  referenced", counts.referenced, None),
+        ("  young", counts.young, None),
+        ("  out of scope", counts.out_of_scope, None),
+        ("  orphans", counts.orphans, Some(counts.orphan_bytes)),
+        ("    deleted", counts.deleted, Some(counts.deleted_bytes)),
+        ("    gone", counts.gone, None),
+        ("    spared", counts.spared, None),
+        ("    failed", counts.failed, None),
+        ("    unknown", counts.unknown, None),
+        ("    deferred", counts.deferred, None),
+        ("references", counts.references, None),
+        ("  dangling", counts.dangling, None),
+    ] {
+        let bytes = note.map_or_else(String::new, |bytes| format!("  {}", HumanBytes(bytes)));
+        writeln!(to, "{word:<16}{:>14}{bytes}", HumanCount(count).to_string())?;
+    }
+    for refusal in refusals {
+        writeln!(to)?;
+        write_refusal(to, refusal)?;
+    }
+    if !summary.errors.is_empty() {
+        writeln!(to)?;
+    }
+    for problem in &summary.errors {
+        let about = problem.key.as_ref().map_or_else(String::new, |key| format!("{key}: "));
+        writeln!(to, "{about}{}: {}", problem.code, crate::key::escape(&problem.message))?;
+    }
+    writeln!(to)?;
+    if let Some(cutoff) = summary.cutoff {
+        writeln!(to, "cutoff  {cutoff}")?;
+    }
+    writeln!(to, "run     {}", summary.run_id)?;
+    writeln!(to, "report  {}", summary.report)
+}
+
+fn headline(summary: &Summary) -> String {
+    let place = if summary.prefix.as_str().is_empty() { summary.bucket.clone() } else { format!("{}/{}", summary.bucket, summary.prefix) };
+    let seconds = summary.duration_ms / 1_000;
+    let tenths = summary.duration_ms % 1_000 / 100;
+    let what = match summary.status {
+        Status::Completed => "swept",
+        Status::DryRun => "planned, nothing deleted:",
+        Status::Refused => "refused, nothing deleted:",
+        Status::Incomplete => "incomplete:",
+        Status::Failed => "failed:",
+    };
+    format!("{what} {place} in {seconds}.{tenths} s")
+}
+
+fn write_refusal(to: &mut impl Write, refusal: &Refusal) -> io::Result<()> {
+    writeln!(to, "guard {}: {} (limit {})", refusal.guard, figure(refusal.value), figure(refusal.limit))?;
+    writeln!(to, "  {}", refusal.hint)?;
+    for example in &refusal.examples {
+        writeln!(to, "  for example {example}")?;
+    }
+    Ok(())
+}
+
+fn figure(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value}") } else { format!("{value:.2}") }
+}
+
+/// Writes what the doctor found.
+pub(super) fn findings(to: &mut impl Write, findings: &[Finding]) -> io::Result<()> {
+    for finding in findings {
+        writeln!(to, "{:<8} {:<12} {}", finding.verdict.word(), finding.about, crate::key::escape(&finding.message))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! The Lambda door: events in, the summary or a named error out.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_sdk_s3::Client;
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::event;
+use crate::progress::Progress;
+use crate::run::{chain, run};
+use crate::s3;
+use crate::settings::{ConfigError, RawSettings, Settings};
+use crate::stop::Stop;
+use crate::summary::Summary;
+
+/// The most time that is kept back before the function's deadline, to end a window of
+/// batches and write the summary.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// Serves invocations until the sandbox ends.
+///
+/// # Errors
+/// The Runtime API cannot be reached.
+pub async fn serve() -> Result<(), lambda_runtime::Error> {
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+    // Made once: a warm start reuses connections and credentials.
+    let client = s3::connect().await;
+    let settings = RawSettings::from_environment(std::env::vars_os()).and_then(|raw| Settings::new(&raw, None));
+    let (client, settings) = (&client, &settings);
+    lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
+        answer(settings.as_ref(), client, &event).await
+    }))
+    .await
+}
+
+async fn answer(settings: Result<&Settings, &ConfigError>, client: &Client, event: &LambdaEvent<Value>) -> Result<Summary, Diagnostic> {
+    let config = |error: &ConfigError| {
+        tracing::error!(error = %error, "refused the configuration");
+        named("Config", error.to_string())
+    };
+    let settings = settings.map_err(config)?;
+    let options = event::options(&event.payload).map_err(|error| config(&error))?;
+    let settings = settings.tighten(&options).map_err(|error| config(&error))?;
+
+    let stop = Stop::at(last_moment(event.context.deadline));
+    let report = run(&settings, client, &stop, &Progress::default()).await;
+    match report.error {
+        None => Ok(report.summary),
+        Some(error) => Err(named(error.kind(), format!("{} (run {}, see {})", chain(&error), report.summary.run_id, report.summary.report))),
+    }
+}
+
+fn named(error_type: &str, error_message: String) -> Diagnostic {
+    Diagnostic { error_type: error_type.to_owned(), error_message }
+}
+
+/// When to stop, for a deadline in milliseconds since 1970
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>).
+fn last_moment(deadline_ms: u64) -> Instant {
+    let deadline = UNIX_EPOCH + Duration::from_millis(deadline_ms);
+    let left = deadline.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now() + (left - MARGIN.min(left / 4))
+}

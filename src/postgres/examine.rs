@@ -1,0 +1,78 @@
+//! What the doctor wants to know of the database.
+
+use serde_json::Value;
+use sqlx::Connection as _;
+use sqlx::column::TableColumn;
+use sqlx::postgres::PgConnection;
+use sqlx::types::JsonValue;
+
+use super::connect::Isolation;
+use super::snapshot::{first_column, identify};
+use super::{Database, DatabaseError, Identity, ReferencesQuery, statement};
+
+/// What was found.
+#[derive(Debug)]
+pub struct Examination {
+    /// Which database it is.
+    pub identity: Identity,
+    /// Its version, like `15.4`.
+    pub version: String,
+    /// Whether this connection is encrypted.
+    pub encrypted: bool,
+    /// How the names come into byte order.
+    pub order: Order,
+}
+
+/// How the names come into byte order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Order {
+    /// An index yields them so.
+    Index,
+    /// They are sorted in each run.
+    Sort {
+        /// The statement that makes an index, where the column is a table's own.
+        remedy: Option<String>,
+    },
+}
+
+/// Looks at the database as a run would, without reading names.
+///
+/// # Errors
+/// As [`super::Snapshot::open`].
+pub async fn examine(database: &Database, query: &ReferencesQuery) -> Result<Examination, DatabaseError> {
+    let mut connection = database.connect().await?;
+    let identity = identify(&mut connection).await?;
+    let version = first_column(&mut connection, "SELECT current_setting('server_version')", "ask for the version").await?;
+    let encrypted: Option<bool> =
+        first_column(&mut connection, "SELECT (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid())", "ask whether the connection is encrypted").await?;
+    database.begin(&mut connection, Isolation::RepeatableRead).await?;
+    let origin = query.validate(&mut connection).await?;
+    let plan = explain(&mut connection, &query.select_in_order()).await?;
+    let order = if sorts(&plan) { Order::Sort { remedy: origin.as_ref().map(create_index) } } else { Order::Index };
+    // Closing ends the transaction, which changed nothing.
+    connection.close().await.map_err(statement("close the connection"))?;
+    Ok(Examination { identity, version, encrypted: encrypted.unwrap_or(false), order })
+}
+
+/// The planner's plan of a statement.
+pub(super) async fn explain(connection: &mut PgConnection, select: &str) -> Result<Value, DatabaseError> {
+    const TRIED: &str = "ask the planner";
+    let mut plans: JsonValue = first_column(connection, &format!("EXPLAIN (FORMAT JSON) {select}"), TRIED).await?;
+    plans.pointer_mut("/0/Plan").map(Value::take).ok_or_else(|| DatabaseError::Database("gave no plan of a statement".to_owned()))
+}
+
+fn sorts(plan: &Value) -> bool {
+    let sorts_here = plan["Node Type"].as_str().is_some_and(|node| node.contains("Sort"));
+    sorts_here || plan["Plans"].as_array().is_some_and(|plans| plans.iter().any(sorts))
+}
+
+fn create_index(column: &TableColumn) -> String {
+    format!("CREATE INDEX CONCURRENTLY ON {} ({} COLLATE \"C\");", column.table, quoted(&column.name))
+}
+
+/// An identifier as SQL writes it, quoted where it must be.
+fn quoted(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}
