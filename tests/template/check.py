@@ -217,6 +217,7 @@ def check_schedule(stack):
     assert schedule["ScheduleExpressionTimezone"] == "UTC"
     assert schedule["FlexibleTimeWindow"] == {"Mode": "OFF"}
     assert schedule["State"] == "ENABLED"
+    assert "Name" not in schedule, "two stacks would fight over one schedule"
     target = schedule["Target"]
     assert target["RetryPolicy"]["MaximumRetryAttempts"] == 0, "the schedule would run a sweep again"
     assert target["Input"] == "{}", "without an input Scheduler sends an envelope"
@@ -311,6 +312,15 @@ def check_scope(template):
         assert not re.fullmatch(pattern, hostile), f"{hostile} would widen the permissions"
 
 
+def check_outputs(stack):
+    dry = stack.outputs["InvokeDryRun"]["Value"]
+    assert dry.startswith("echo '{\"dry_run\":true}' |"), dry
+    for name in ("InvokeDryRun", "InvokeNow"):
+        line = stack.outputs[name]["Value"]
+        # Without these the client would start a second run.
+        assert "AWS_MAX_ATTEMPTS=1 " in line and "--cli-read-timeout 0 " in line, line
+
+
 def check_groups(text):
     template = yaml_parse(text)
     groups = template["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
@@ -350,6 +360,7 @@ def check(text):
     check_schedule(stack)
     check_permissions(stack)
     check_ledger(stack)
+    check_outputs(stack)
     check_parameters(template)
     check_scope(template)
     check_groups(text)
@@ -385,6 +396,7 @@ BREAKS = [
     ("ScheduleExpressionTimezone: !Ref TimeZone", "ScheduleExpressionTimezone: UTC"),
     ("Default: cron(0 0 * * ? *)", "Default: cron(0 12 * * ? *)"),
     ("Default: UTC", "Default: Asia/Seoul"),
+    ("            OmitName: true\n", ""),
     ('Mode: "OFF"', "Mode: FLEXIBLE\n              MaximumWindowInMinutes: 5"),
     ('            Input: "{}"\n', ""),
     ("            RoleArn: !GetAtt ScheduleRole.Arn\n", ""),
@@ -414,6 +426,9 @@ BREAKS = [
     ("!GetAtt SweeperLogs.Arn", "!GetAtt Logs.Arn"),
     ("Value: !Ref SweeperNightly", "Value: !Ref SweeperNightlySchedule"),
     ("!Equals [!Ref Prefix, \"\"]", "!Equals [!Ref Prefiks, \"\"]"),
+    ("AWS_MAX_ATTEMPTS=1 ", ""),
+    ("--cli-read-timeout 0 ", ""),
+    ("echo '{\"dry_run\":true}'", "echo '{}'"),
     ("Parameters: [BucketName, Prefix, Include, Exclude, MinAge]", "Parameters: [BucketName, Prefix, Include, MinAge]"),
     ("Binary: bootstrap", "Binary: orphan-sweeper"),
     ("BuildMethod: rust-cargolambda", "BuildMethod: makefile"),
