@@ -339,10 +339,11 @@ def check_build(text):
     # Its own optimisations would make a panic abort the process.
     assert build["disable_optimizations"] is True
     given = tomllib.loads("\n".join(build["config"]))["profile"]["release"]
-    profile = dict(manifest["profile"]["lambda"])
+    profile = dict(manifest["profile"]["function"])
     assert profile.pop("inherits") == "release"
-    assert given == profile, f"{given} is not profile.lambda: {profile}"
-    for name in ("release", "lambda"):
+    assert given == profile, f"{given} is not profile.function: {profile}"
+    assert "lambda" not in manifest["profile"], "its folder is cargo lambda's"
+    for name in ("release", "function"):
         assert manifest["profile"][name].get("panic") != "abort", "panics must unwind"
 
 
