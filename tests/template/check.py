@@ -1,0 +1,463 @@
+"""Checks what linters cannot know of template.yaml.
+
+Translates the template as CloudFormation would, works out its functions for
+several sets of parameters, and asserts what matters. Without an argument it
+then breaks the template in every way listed at the end and expects each break
+to be noticed. With one, it checks that file only.
+"""
+
+import logging
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+
+from samtranslator.translator.transform import transform  # noqa: E402
+from samtranslator.yaml_helper import yaml_parse  # noqa: E402
+
+logging.disable(logging.WARNING)  # the translator's, about metrics of its own
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The contract: the environment that the function reads.
+CONTRACT = {
+    "SWEEPER_BUCKET",
+    "SWEEPER_PREFIX",
+    "SWEEPER_INCLUDE",
+    "SWEEPER_EXCLUDE",
+    "SWEEPER_REFERENCES",
+    "SWEEPER_REFERENCE_FORM",
+    "SWEEPER_REFERENCE_HOST",
+    "SWEEPER_FOREIGN_HOST",
+    "SWEEPER_REFERENCE_PREFIX",
+    "DATABASE_URL",
+    "SWEEPER_MIN_AGE",
+    "SWEEPER_MAX_DELETE",
+    "SWEEPER_MAX_ORPHAN_PERCENT",
+    "SWEEPER_MAX_DANGLING_PERCENT",
+    "SWEEPER_DRY_RUN",
+    "SWEEPER_REPORT",
+    "SWEEPER_ALLOW_UNVERSIONED",
+    "SWEEPER_ALLOW_REPLICA",
+    "SWEEPER_CONCURRENCY",
+}
+
+# All that a sweep may ask of AWS.
+SWEEP_ACTIONS = {
+    "s3:ListBucket",
+    "s3:ListBucketVersions",
+    "s3:GetBucketVersioning",
+    "s3:GetObject",
+    "s3:DeleteObject",
+    "s3:PutObject",
+    "logs:CreateLogStream",
+    "logs:PutLogEvents",
+}
+
+NOTHING = object()
+
+
+class Stack:
+    """A translated template with its functions worked out."""
+
+    def __init__(self, template, **parameters):
+        self.template = template
+        self.values = {
+            "AWS::AccountId": "123456789012",
+            "AWS::NoValue": NOTHING,
+            "AWS::Partition": "aws",
+            "AWS::Region": "us-east-1",
+            "AWS::StackName": "stack",
+        }
+        for name, parameter in template["Parameters"].items():
+            if name in parameters:
+                self.values[name] = parameters.pop(name)
+            elif "Default" in parameter:
+                self.values[name] = parameter["Default"]
+            else:
+                self.values[name] = f"<{name}>"
+        assert not parameters, f"no such parameters: {sorted(parameters)}"
+        self.resources = {
+            name: self.resolve(resource)
+            for name, resource in template["Resources"].items()
+        }
+        self.outputs = self.resolve(template["Outputs"])
+
+    def ref(self, name):
+        if name in self.values:
+            return self.values[name]
+        assert name in self.template["Resources"], f"{name} is neither parameter nor resource"
+        return f"<{name}>"
+
+    def attribute(self, name):
+        resource = name.split(".")[0]
+        assert resource in self.template["Resources"], f"{name}: no such resource"
+        return f"<{name}>"
+
+    def condition(self, name):
+        assert name in self.template["Conditions"], f"no such condition: {name}"
+        return self.resolve(self.template["Conditions"][name])
+
+    def resolve(self, value):
+        if isinstance(value, list):
+            return [v for v in map(self.resolve, value) if v is not NOTHING]
+        if not isinstance(value, dict):
+            return value
+        if len(value) == 1:
+            (name, argument), = value.items()
+            if name == "Ref":
+                return self.ref(argument)
+            if name == "Condition" and isinstance(argument, str):
+                return self.condition(argument)
+            if name.startswith("Fn::"):
+                return self.function(name[4:], argument)
+        resolved = {k: self.resolve(v) for k, v in value.items()}
+        return {k: v for k, v in resolved.items() if v is not NOTHING}
+
+    def function(self, name, argument):
+        if name == "If":
+            return self.resolve(argument[1] if self.condition(argument[0]) else argument[2])
+        if name == "GetAtt":
+            return self.attribute(argument if isinstance(argument, str) else ".".join(argument))
+        if name == "Sub":
+            text, own = argument if isinstance(argument, list) else (argument, {})
+            own = self.resolve(own)
+
+            def put(match):
+                key = match[1]
+                if key in own:
+                    return str(own[key])
+                return str(self.attribute(key) if "." in key else self.ref(key))
+
+            return re.sub(r"\$\{([^!}][^}]*)\}", put, text)
+        argument = self.resolve(argument)
+        if name == "Equals":
+            return str(argument[0]) == str(argument[1])
+        if name == "Not":
+            return not argument[0]
+        if name == "Or":
+            return any(argument)
+        if name == "Join":
+            return argument[0].join(argument[1])
+        if name == "Split":
+            return argument[1].split(argument[0])
+        if name == "Select":
+            return argument[1][int(argument[0])]
+        raise AssertionError(f"the check does not know Fn::{name}")
+
+    def of_type(self, kind):
+        return {n: r["Properties"] for n, r in self.resources.items() if r["Type"] == kind}
+
+    def only(self, kind):
+        found = self.of_type(kind)
+        assert len(found) == 1, f"{len(found)} of {kind}"
+        return next(iter(found.values()))
+
+    def statements(self, role):
+        properties = self.resources[role]["Properties"]
+        assert not properties.get("ManagedPolicyArns"), f"{role} has managed policies"
+        return [
+            (
+                as_list(statement["Action"]),
+                as_list(statement["Resource"]),
+                statement.get("Condition", {}),
+            )
+            for policy in properties["Policies"]
+            for statement in policy["PolicyDocument"]["Statement"]
+            if statement["Effect"] == "Allow"
+        ]
+
+
+def as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def translate(text):
+    template = yaml_parse(text)
+    for resource in template["Resources"].values():
+        if "CodeUri" in resource.get("Properties", {}):
+            resource["Properties"]["CodeUri"] = "s3://code/bootstrap.zip"
+
+    class NoManagedPolicies:
+        def load(self):
+            return {}
+
+    return transform(template, {}, NoManagedPolicies())
+
+
+def check_function(stack):
+    function = stack.only("AWS::Lambda::Function")
+    environment = function["Environment"]["Variables"]
+    unknown = set(environment) - CONTRACT
+    assert not unknown, f"not in the contract: {sorted(unknown)}"
+    assert set(environment) == CONTRACT, f"not set: {sorted(CONTRACT - set(environment))}"
+    assert environment["SWEEPER_DRY_RUN"] == "true", "the first deployment must be a dry run"
+    assert environment["SWEEPER_ALLOW_UNVERSIONED"] == "false"
+    assert environment["SWEEPER_ALLOW_REPLICA"] == "false"
+    assert environment["SWEEPER_MIN_AGE"] == "24h"
+    assert environment["SWEEPER_REFERENCES"] == "SELECT name FROM images"
+    assert environment["SWEEPER_REPORT"] == "s3://<LedgerBucket>/ledger"
+    assert function["Runtime"] == "provided.al2023"
+    assert function["Handler"] == "bootstrap"
+    assert function["Architectures"] == ["arm64"]
+    assert function["Timeout"] == 900
+    assert str(function["ReservedConcurrentExecutions"]) == "1"
+    assert function["LoggingConfig"] == {"LogGroup": "<SweeperLogs>", "LogFormat": "JSON"}
+    asynchronous = stack.only("AWS::Lambda::EventInvokeConfig")
+    assert asynchronous["MaximumRetryAttempts"] == 0, "Lambda would run a failed sweep again"
+    assert asynchronous["MaximumEventAgeInSeconds"] <= 6 * 3600
+
+
+def check_schedule(stack):
+    schedule = stack.only("AWS::Scheduler::Schedule")
+    assert schedule["ScheduleExpression"] == "cron(0 0 * * ? *)"
+    assert schedule["ScheduleExpressionTimezone"] == "UTC"
+    assert schedule["FlexibleTimeWindow"] == {"Mode": "OFF"}
+    assert schedule["State"] == "ENABLED"
+    assert "Name" not in schedule, "two stacks would fight over one schedule"
+    target = schedule["Target"]
+    assert target["RetryPolicy"]["MaximumRetryAttempts"] == 0, "the schedule would run a sweep again"
+    assert target["Input"] == "{}", "without an input Scheduler sends an envelope"
+    assert target["RoleArn"] == "<ScheduleRole.Arn>"
+
+
+def check_permissions(stack):
+    for name in stack.of_type("AWS::IAM::Role"):
+        for actions, resources, _ in stack.statements(name):
+            for resource in resources:
+                assert resource != "*", f"{name}: {actions} on everything"
+            for action in actions:
+                assert "*" not in action, f"{name}: {action}"
+    for actions, _, condition in stack.statements("SweeperRole"):
+        assert set(actions) <= SWEEP_ACTIONS, f"{sorted(set(actions) - SWEEP_ACTIONS)}"
+        if any(action.startswith("s3:") for action in actions):
+            account = condition.get("StringEquals", {}).get("aws:ResourceAccount")
+            assert account == "123456789012", f"{actions} in any account"
+    granted = {a for actions, _, _ in stack.statements("SweeperRole") for a in actions}
+    assert granted == SWEEP_ACTIONS, f"not granted: {sorted(SWEEP_ACTIONS - granted)}"
+    schedule = [(actions, resources) for actions, resources, _ in stack.statements("ScheduleRole")]
+    assert schedule == [(["lambda:InvokeFunction"], ["<Sweeper.Arn>"])]
+
+
+def check_ledger(stack):
+    bucket = stack.resources["LedgerBucket"]
+    assert bucket["DeletionPolicy"] == "Retain"
+    assert bucket["UpdateReplacePolicy"] == "Retain"
+    properties = bucket["Properties"]
+    assert properties["VersioningConfiguration"] == {"Status": "Enabled"}
+    assert set(properties["PublicAccessBlockConfiguration"].values()) == {True}
+    assert len(properties["PublicAccessBlockConfiguration"]) == 4
+    assert "BucketEncryption" in properties
+    (statement,) = stack.only("AWS::S3::BucketPolicy")["PolicyDocument"]["Statement"]
+    assert statement["Effect"] == "Deny"
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    expiry = [r.get("ExpirationInDays") for r in properties["LifecycleConfiguration"]["Rules"]]
+    assert 365 in expiry
+
+
+def check_parameters(template):
+    stack = Stack(
+        template,
+        Architecture="x86_64",
+        DryRun="false",
+        LedgerRetentionDays=0,
+        TimeZone="Asia/Seoul",
+    )
+    function = stack.only("AWS::Lambda::Function")
+    assert function["Architectures"] == ["x86_64"]
+    assert function["Environment"]["Variables"]["SWEEPER_DRY_RUN"] == "false"
+    schedule = stack.only("AWS::Scheduler::Schedule")
+    assert schedule["ScheduleExpressionTimezone"] == "Asia/Seoul"
+    rules = stack.resources["LedgerBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    assert not any("ExpirationInDays" in rule for rule in rules), "0 must keep the ledger"
+    for none in ("", "-1"):
+        function = Stack(template, ReservedConcurrency=none).only("AWS::Lambda::Function")
+        assert "ReservedConcurrentExecutions" not in function
+    assert template["Parameters"]["DatabaseUrl"]["NoEcho"] is True
+    for name, parameter in template["Parameters"].items():
+        assert parameter.get("Description"), f"{name} is not described"
+
+
+def check_scope(template):
+    # What is given, what is swept.
+    for given, folder in [
+        ("", ""),
+        ("images", "images/"),
+        ("images/", "images/"),
+        ("a/b", "a/b/"),
+        ("a/b/", "a/b/"),
+        ("a//b", "a//b/"),
+        ("a//", "a//"),
+        ("/", "/"),
+        ("/a", "/a/"),
+    ]:
+        stack = Stack(template, BucketName="pictures", Prefix=given)
+        for actions, resources, condition in stack.statements("SweeperRole"):
+            if "s3:DeleteObject" in actions:
+                assert "s3:GetObject" in actions, "a conditional deletion needs s3:GetObject"
+                assert resources == [f"arn:aws:s3:::pictures/{folder}*"], f"{given}: {resources}"
+            if "s3:ListBucket" in actions:
+                assert "s3:ListBucketVersions" in actions, "versions settle a lost answer"
+                assert resources == ["arn:aws:s3:::pictures"]
+                prefixes = condition.get("StringLike", {}).get("s3:prefix")
+                expected = f"{folder}*" if given else None
+                assert prefixes == expected, f"{given}: {prefixes}"
+            if "s3:PutObject" in actions:
+                assert resources == ["<LedgerBucket.Arn>/ledger/*"]
+    pattern = template["Parameters"]["Prefix"]["AllowedPattern"]
+    for hostile in ("im*", "im?", "${aws:username}", "a|b", "a\nb"):
+        assert not re.fullmatch(pattern, hostile), f"{hostile} would widen the permissions"
+
+
+def check_outputs(stack):
+    dry = stack.outputs["InvokeDryRun"]["Value"]
+    assert dry.startswith("echo '{\"dry_run\":true}' |"), dry
+    for name in ("InvokeDryRun", "InvokeNow"):
+        line = stack.outputs[name]["Value"]
+        # Without these the client would start a second run.
+        assert "AWS_MAX_ATTEMPTS=1 " in line and "--cli-read-timeout 0 " in line, line
+
+
+def check_groups(text):
+    template = yaml_parse(text)
+    groups = template["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    grouped = [name for group in groups for name in group["Parameters"]]
+    assert sorted(grouped) == sorted(template["Parameters"]), "parameters and groups differ"
+
+
+def check_build(text):
+    metadata = yaml_parse(text)["Resources"]["Sweeper"]["Metadata"]
+    assert metadata["BuildMethod"] == "rust-cargolambda"
+    assert metadata["BuildProperties"] == {"Binary": "bootstrap"}
+    manifest = tomllib.loads((ROOT / "Cargo.toml").read_text())
+    build = manifest["package"]["metadata"]["lambda"]["build"]
+    assert build["no_default_features"] is True
+    assert build["features"] == ["lambda"]
+    # Its own optimisations would make a panic abort the process.
+    assert build["disable_optimizations"] is True
+    given = tomllib.loads("\n".join(build["config"]))["profile"]["release"]
+    profile = dict(manifest["profile"]["function"])
+    assert profile.pop("inherits") == "release"
+    assert given == profile, f"{given} is not profile.function: {profile}"
+    assert "lambda" not in manifest["profile"], "its folder is cargo lambda's"
+    for name in ("release", "function"):
+        assert manifest["profile"][name].get("panic") != "abort", "panics must unwind"
+
+
+def check_source(template):
+    source = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.rs"))
+    function = Stack(template).only("AWS::Lambda::Function")
+    for name in function["Environment"]["Variables"]:
+        assert re.search(rf"\b{name}\b", source), f"the template sets {name}, nothing in src reads it"
+
+
+def check(text):
+    template = translate(text)
+    stack = Stack(template)
+    check_function(stack)
+    check_schedule(stack)
+    check_permissions(stack)
+    check_ledger(stack)
+    check_outputs(stack)
+    check_parameters(template)
+    check_scope(template)
+    check_groups(text)
+    check_build(text)
+    return template
+
+
+# Each is a mistake that must be noticed: what is there, what it becomes.
+BREAKS = [
+    ("SWEEPER_BUCKET:", "SWEEPER_BUKCET:"),
+    ("          SWEEPER_MIN_AGE: !Ref MinAge\n", ""),
+    ("SWEEPER_DRY_RUN: !Ref DryRun", 'SWEEPER_DRY_RUN: "false"'),
+    ("SWEEPER_DRY_RUN: !Ref DryRun", 'SWEEPER_DRY_RUN: "true"'),
+    (
+        'Default: "true"\n    Description: Leave at true',
+        'Default: "false"\n    Description: Leave at true',
+    ),
+    ('Default: "false"\n    Description: Delete although', 'Default: "true"\n    Description: X'),
+    ('Default: "false"\n    Description: Accept a standby', 'Default: "true"\n    Description: X'),
+    ("Default: 24h", "Default: 1h"),
+    ("Default: SELECT name FROM images", "Default: SELECT thumb FROM images"),
+    ("s3://${LedgerBucket}/ledger\n      Events", "s3://${BucketName}/ledger\n      Events"),
+    ("NoEcho: true", "NoEcho: false"),
+    ("Architectures: [!Ref Architecture]", "Architectures: [arm64]"),
+    ("Timeout: 900", "Timeout: 60"),
+    ("Runtime: provided.al2023", "Runtime: provided.al2"),
+    ("!If [Reserves, !Ref ReservedConcurrency, !Ref AWS::NoValue]", "!Ref ReservedConcurrency"),
+    ('Default: "1"', 'Default: "2"'),
+    ("LogFormat: JSON", "LogFormat: Text"),
+    ("        MaximumRetryAttempts: 0\n", "        MaximumRetryAttempts: 2\n"),
+    ("              MaximumRetryAttempts: 0\n", "              MaximumRetryAttempts: 3\n"),
+    ("MaximumEventAgeInSeconds: 3600", "MaximumEventAgeInSeconds: 86400"),
+    ("ScheduleExpressionTimezone: !Ref TimeZone", "ScheduleExpressionTimezone: UTC"),
+    ("Default: cron(0 0 * * ? *)", "Default: cron(0 12 * * ? *)"),
+    ("Default: UTC", "Default: Asia/Seoul"),
+    ("            OmitName: true\n", ""),
+    ('Mode: "OFF"', "Mode: FLEXIBLE\n              MaximumWindowInMinutes: 5"),
+    ('            Input: "{}"\n', ""),
+    ("            RoleArn: !GetAtt ScheduleRole.Arn\n", ""),
+    ("      Role: !GetAtt SweeperRole.Arn\n", ""),
+    ("Action: [s3:GetObject, s3:DeleteObject]", "Action: [s3:GetObject, s3:DeleteObject, s3:DeleteObjectVersion]"),
+    ("Action: [s3:GetObject, s3:DeleteObject]", "Action: [s3:GetObject, s3:Delete*]"),
+    ("Action: [s3:GetObject, s3:DeleteObject]", "Action: [s3:DeleteObject]"),
+    ("Action: [s3:ListBucket, s3:ListBucketVersions]", "Action: s3:ListBucket"),
+    ("Action: [s3:PutObject, s3:GetObject]", "Action: s3:GetObject"),
+    ("${LedgerBucket.Arn}/ledger/*", "${LedgerBucket.Arn}/*"),
+    ("Resource: !GetAtt SweeperLogs.Arn", 'Resource: "*"'),
+    ("Resource: !GetAtt Sweeper.Arn", 'Resource: "*"'),
+    ("Action: lambda:InvokeFunction", "Action: lambda:*"),
+    ("                Resource: !Sub ${LedgerBucket.Arn}/ledger/*\n                Condition:\n                  StringEquals: {aws:ResourceAccount: !Ref AWS::AccountId}\n", "                Resource: !Sub ${LedgerBucket.Arn}/ledger/*\n"),
+    ("- ${Folder}/*", "- ${Folder}*"),
+    ("${BucketName}/${Folder}/*", "${BucketName}/${Folder}*"),
+    ('!Join ["/|", !Split ["//|", !Sub "${Prefix}/|"]]', '!Sub "${Prefix}/|"'),
+    ("    AllowedPattern: \"^[0-9A-Za-z/ !&'()+,.:;=@_~-]*$\"", '    AllowedPattern: "^.*$"'),
+    ("    DeletionPolicy: Retain\n", ""),
+    ("    UpdateReplacePolicy: Retain\n    Properties:\n      BucketEncryption", "    Properties:\n      BucketEncryption"),
+    ("      VersioningConfiguration: {Status: Enabled}\n", ""),
+    ("        RestrictPublicBuckets: true\n", ""),
+    ("BlockPublicAcls: true", "BlockPublicAcls: false"),
+    ('Bool: {aws:SecureTransport: "false"}', 'Bool: {aws:SecureTransport: "true"}'),
+    ("Default: 365", "Default: 1"),
+    ("            - LedgerExpires\n", "            - HasPrefix\n"),
+    ("!GetAtt SweeperLogs.Arn", "!GetAtt Logs.Arn"),
+    ("Value: !Ref SweeperNightly", "Value: !Ref SweeperNightlySchedule"),
+    ("!Equals [!Ref Prefix, \"\"]", "!Equals [!Ref Prefiks, \"\"]"),
+    ("AWS_MAX_ATTEMPTS=1 ", ""),
+    ("--cli-read-timeout 0 ", ""),
+    ("echo '{\"dry_run\":true}'", "echo '{}'"),
+    ("Parameters: [BucketName, Prefix, Include, Exclude, MinAge]", "Parameters: [BucketName, Prefix, Include, MinAge]"),
+    ("Binary: bootstrap", "Binary: orphan-sweeper"),
+    ("BuildMethod: rust-cargolambda", "BuildMethod: makefile"),
+]
+
+
+def main():
+    if len(sys.argv) > 1:
+        check(Path(sys.argv[1]).read_text())
+        return
+    text = (ROOT / "template.yaml").read_text()
+    check_source(check(text))
+    missed = []
+    for was, becomes in BREAKS:
+        assert was in text, f"the template no longer says {was!r}"
+        try:
+            check(text.replace(was, becomes))
+        except Exception as noticed:
+            if os.environ.get("VERBOSE"):
+                print(f"{becomes.strip()[:60]!r}: {type(noticed).__name__}: {noticed}")
+            continue
+        missed.append((was, becomes))
+    for was, becomes in missed:
+        print(f"not noticed: {was!r} became {becomes!r}", file=sys.stderr)
+    if missed:
+        sys.exit(1)
+    print(f"template.yaml holds; {len(BREAKS)} ways of breaking it are noticed")
+
+
+if __name__ == "__main__":
+    main()
