@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 use sqlx::Connection as _;
-use sqlx::column::TableColumn;
 use sqlx::postgres::PgConnection;
 use sqlx::types::JsonValue;
 
 use super::connect::Isolation;
+use super::query::Origin;
 use super::snapshot::{first_column, identify};
 use super::{Database, DatabaseError, Identity, ReferencesQuery, statement};
 
@@ -66,8 +66,8 @@ fn sorts(plan: &Value) -> bool {
     sorts_here || plan["Plans"].as_array().is_some_and(|plans| plans.iter().any(sorts))
 }
 
-fn create_index(column: &TableColumn) -> String {
-    format!("CREATE INDEX CONCURRENTLY ON {} ({} COLLATE \"C\");", column.table, quoted(&column.name))
+fn create_index(origin: &Origin) -> String {
+    format!("CREATE INDEX CONCURRENTLY ON {} ({} COLLATE \"C\");", origin.table, quoted(&origin.column))
 }
 
 /// An identifier as SQL writes it, quoted where it must be.

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use sqlx::column::TableColumn;
 use sqlx::postgres::{PgConnection, PgStatement};
 use sqlx::{AssertSqlSafe, Column, Either, Executor as _, SqlSafeStr as _, Statement as _};
 
@@ -12,6 +11,15 @@ use super::{DatabaseError, statement};
 /// The SQL that yields every name, as one column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReferencesQuery(String);
+
+/// The table's column that the query yields as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// The table, as SQL names it.
+    pub(super) table: String,
+    /// The column's name.
+    pub(super) column: String,
+}
 
 /// Which order of text decides that two names are equal. It decides nothing about the
 /// answer, only which index can serve.
@@ -80,7 +88,7 @@ impl ReferencesQuery {
     /// transaction and refuses a second statement: inside of ours, `…; DELETE …` would run.
     ///
     /// Says where the column comes from, if it comes from a table as it is.
-    pub(super) async fn validate(&self, connection: &mut PgConnection) -> Result<Option<TableColumn>, DatabaseError> {
+    pub(super) async fn validate(&self, connection: &mut PgConnection) -> Result<Option<Origin>, DatabaseError> {
         let refused = |what: String| DatabaseError::Query(what);
         let text = AssertSqlSafe(self.0.clone()).into_sql_str();
         let prepared: PgStatement = connection.prepare(text).await.map_err(|error| match error {
@@ -103,7 +111,7 @@ impl ReferencesQuery {
         // The driver names what it prepares; behind a pooler the name would stay on the
         // server's connection and collide with the next client's.
         execute(connection, "DEALLOCATE ALL".to_owned()).await.map_err(statement("forget a prepared statement"))?;
-        Ok(origin.table_column().cloned())
+        Ok(origin.table_column().map(|origin| Origin { table: origin.table.to_string(), column: origin.name.to_string() }))
     }
 }
 
