@@ -182,8 +182,14 @@ async fn distort(mut response: Response<Body>, effect: Effect) -> Result<Respons
                 .headers_mut()
                 .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
             let half = body.slice(..body.len() / 2);
-            let pieces = [Ok(half), Err(io::Error::other("a fault cuts the body"))];
-            *response.body_mut() = Body::from(StreamingBlob::wrap(stream::iter(pieces)));
+            // hyper sends what it has only when it must wait for more.
+            let start = stream::once(async { Ok(half) });
+            let end = stream::once(async {
+                tokio::task::yield_now().await;
+                Err(io::Error::other("a fault cuts the body"))
+            });
+            let pieces = Box::pin(start.chain(end));
+            *response.body_mut() = Body::from(StreamingBlob::wrap(pieces));
         }
         Effect::EditBody(edit) => {
             let body = whole(response.body_mut()).await?;
