@@ -20,8 +20,13 @@ const ATTEMPTS: u32 = 6;
 /// A custom endpoint (`AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` or the profile's) is
 /// addressed in path style and needs no region.
 pub async fn connect() -> Client {
-    let shared = aws_config::defaults(BehaviorVersion::latest()).load().await;
-    Client::from_conf(configure(&shared, custom_endpoint(&shared)))
+    client(&aws_config::defaults(BehaviorVersion::latest()).load().await)
+}
+
+/// Makes the client from a configuration that was already read.
+#[must_use]
+pub fn client(shared: &SdkConfig) -> Client {
+    Client::from_conf(configure(shared, custom_endpoint(shared)))
 }
 
 fn custom_endpoint(shared: &SdkConfig) -> bool {

@@ -7,6 +7,6 @@ pub mod page;
 mod put;
 
 pub use bucket::{Bucket, BucketError};
-pub use connect::connect;
+pub use connect::{client, connect};
 pub use delete::Deleter;
 pub use put::{PutError, put, put_file};
