@@ -2,7 +2,7 @@
 //!
 //! It speaks real HTTP on a socket of 127.0.0.1, checks signatures, and keeps
 //! the rules that a sweeper's safety rests on: byte order, the caps of 1,000,
-//! ETag conditions, versions and delete markers. Servers that ignore an ETag
+//! `ETag` conditions, versions and delete markers. Servers that ignore such a
 //! condition are common, and a test against one of them proves nothing. What
 //! this server does not honour it refuses with `NotImplemented`.
 //!
@@ -34,6 +34,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Deref;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -128,8 +129,9 @@ async fn accept(listener: TcpListener, buckets: Buckets) -> Infallible {
                 Ok((stream, _)) => {
                     connections.spawn(serve(stream, service.clone(), buckets.clone()));
                 }
-                // Out of file descriptors, or the peer is gone already: others may do better.
-                Err(_) => tokio::task::yield_now().await,
+                // The peer is gone already, or this process has too many files
+                // open, which takes others a moment to mend.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
             Some(_) = connections.join_next() => {}
         }

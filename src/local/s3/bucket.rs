@@ -124,7 +124,7 @@ impl Version {
     }
 }
 
-/// The ETag that a write asks for.
+/// The `ETag` that a write asks for.
 #[derive(Clone, Debug)]
 pub(super) enum Condition {
     /// `*`: the key must exist.

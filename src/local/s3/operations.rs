@@ -260,8 +260,8 @@ fn find(
 ) -> S3Result<(Object, Option<String>)> {
     let version = asked_version(version)?;
     let bucket = world.named(bucket)?;
-    let object = match version {
-        Some(id) => match bucket.version(key, id) {
+    let object = if let Some(id) = version {
+        match bucket.version(key, id) {
             Some(Version::Object(object)) => object,
             Some(Version::Marker { .. }) => {
                 let mut refused = error(
@@ -277,17 +277,15 @@ fn find(
                     "The specified version does not exist.",
                 ));
             }
-        },
-        None => match bucket.live.get(key) {
-            Some(object) => object.clone(),
-            None => {
-                let mut absent = no_such_key();
-                if let Some(id) = bucket.marker(key) {
-                    absent.set_headers(marker_headers(id));
-                }
-                return Err(absent);
-            }
-        },
+        }
+    } else if let Some(object) = bucket.live.get(key) {
+        object.clone()
+    } else {
+        let mut absent = no_such_key();
+        if let Some(id) = bucket.marker(key) {
+            absent.set_headers(marker_headers(id));
+        }
+        return Err(absent);
     };
     let shown = shown(bucket.versioning, object.version_id);
     Ok((object, shown))
@@ -365,7 +363,6 @@ impl S3 for Buckets {
         world.buckets.insert(name.clone(), Bucket::new(now));
         Ok(S3Response::new(dto::CreateBucketOutput {
             location: Some(format!("/{name}")),
-            ..Default::default()
         }))
     }
 
@@ -477,11 +474,10 @@ impl S3 for Buckets {
         let now = world.now();
         let bucket = world.named(&bucket)?;
         match if_none_match {
-            None => {}
             Some(ETagCondition::Any) if bucket.live.contains_key(&key) => {
                 return Err(Unmet::PreconditionFailed.into());
             }
-            Some(ETagCondition::Any) => {}
+            None | Some(ETagCondition::Any) => {}
             Some(ETagCondition::ETag(_)) => return Err(not_honoured("If-None-Match takes * only")),
         }
         if let Some(condition) = condition(if_match) {

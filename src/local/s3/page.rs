@@ -27,8 +27,12 @@ impl Start {
             Self::At(key) => ('0', key),
             Self::After(key) => ('1', key),
         };
-        let digits = key.bytes().map(|byte| format!("{byte:02x}"));
-        std::iter::once(mark.to_string()).chain(digits).collect()
+        key.bytes().fold(String::from(mark), |mut token, byte| {
+            for half in [byte >> 4, byte & 0xF] {
+                token.extend(char::from_digit(u32::from(half), 16));
+            }
+            token
+        })
     }
 
     /// Reads [`Self::to_token`] back, or `None` if this server never wrote it.
