@@ -14,10 +14,20 @@ use crate::sweep::{CheckError, Current, FreshCheck, Look};
 ///
 /// # Errors
 /// The database cannot be asked.
-pub async fn confirm(plan: &mut Plan, look: &(impl Look + Sync), check: &mut impl FreshCheck, at_once: usize) -> Result<(), CheckError> {
+pub async fn confirm(
+    plan: &mut Plan,
+    look: &(impl Look + Sync),
+    check: &mut impl FreshCheck,
+    at_once: usize,
+) -> Result<(), CheckError> {
     let keys: Vec<&ObjectKey> = plan.dangling().iter().collect();
     let named = check.referenced(&keys).await?;
-    let still_named: Vec<ObjectKey> = keys.into_iter().zip(named).filter(|(_, named)| *named).map(|(key, _)| key.clone()).collect();
+    let still_named: Vec<ObjectKey> = keys
+        .into_iter()
+        .zip(named)
+        .filter(|(_, named)| *named)
+        .map(|(key, _)| key.clone())
+        .collect();
     let missing: HashSet<ObjectKey> = stream::iter(still_named)
         .map(async |key| {
             let there = matches!(look.look(&key).await, Ok(Current::Present { .. }));

@@ -69,8 +69,15 @@ const SAMPLE: usize = 1_000;
 
 /// Checks everything, whatever fails on the way.
 pub async fn examine(settings: &Settings, client: &Client) -> Vec<Finding> {
-    let mut doctor = Doctor { settings, findings: Vec::new() };
-    let bucket = Bucket::new(client.clone(), settings.bucket(), settings.scope.prefix().clone());
+    let mut doctor = Doctor {
+        settings,
+        findings: Vec::new(),
+    };
+    let bucket = Bucket::new(
+        client.clone(),
+        settings.bucket(),
+        settings.scope.prefix().clone(),
+    );
     doctor.bucket(&bucket).await;
     let sample = doctor.listing(&bucket).await;
     doctor.reading(&bucket, sample.first()).await;
@@ -87,7 +94,11 @@ struct Doctor<'run> {
 
 impl Doctor<'_> {
     fn note(&mut self, about: &'static str, verdict: Verdict, message: impl Into<String>) {
-        self.findings.push(Finding { about, verdict, message: message.into() });
+        self.findings.push(Finding {
+            about,
+            verdict,
+            message: message.into(),
+        });
     }
 
     async fn bucket(&mut self, bucket: &Bucket) {
@@ -95,11 +106,30 @@ impl Doctor<'_> {
             Ok(ground) => ground,
             Err(error) => return self.note("bucket", Verdict::Problem, chain(&error)),
         };
-        self.note("bucket", Verdict::Ok, format!("{} can be reached", bucket.name()));
-        let ground = Ground { local_now: Timestamp::now(), storage_now, versioning, standby: false };
-        let refusals = guards::inspect(&ground, Allowances { dry_run: false, ..self.settings.allowed });
+        self.note(
+            "bucket",
+            Verdict::Ok,
+            format!("{} can be reached", bucket.name()),
+        );
+        let ground = Ground {
+            local_now: Timestamp::now(),
+            storage_now,
+            versioning,
+            standby: false,
+        };
+        let refusals = guards::inspect(
+            &ground,
+            Allowances {
+                dry_run: false,
+                ..self.settings.allowed
+            },
+        );
         for refusal in &refusals {
-            let about = if refusal.guard == "unversioned" { "versioning" } else { "clock" };
+            let about = if refusal.guard == "unversioned" {
+                "versioning"
+            } else {
+                "clock"
+            };
             self.note(about, Verdict::Problem, refusal.hint.clone());
         }
         if refusals.is_empty() {
@@ -132,9 +162,22 @@ impl Doctor<'_> {
         }
         let listed = listing.listed();
         if sample.is_empty() {
-            self.note("listing", Verdict::Warning, format!("none of the first {listed} objects is in scope: check --prefix and --include"));
+            self.note(
+                "listing",
+                Verdict::Warning,
+                format!(
+                    "none of the first {listed} objects is in scope: check --prefix and --include"
+                ),
+            );
         } else {
-            self.note("listing", Verdict::Ok, format!("the first {listed} objects come in byte order, {} of them sampled below", sample.len()));
+            self.note(
+                "listing",
+                Verdict::Ok,
+                format!(
+                    "the first {listed} objects come in byte order, {} of them sampled below",
+                    sample.len()
+                ),
+            );
         }
         sample
     }
@@ -142,9 +185,21 @@ impl Doctor<'_> {
     async fn reading(&mut self, bucket: &Bucket, key: Option<&ObjectKey>) {
         let Some(key) = key else { return };
         match bucket.look(key).await {
-            Ok(Current::Present { etag: Some(_), .. }) => self.note("s3:GetObject", Verdict::Ok, "single objects can be looked at, which the condition of a deletion needs"),
-            Ok(Current::Present { etag: None, .. }) => self.note("s3:GetObject", Verdict::Problem, format!("{key} has no ETag, without which nothing can be deleted safely")),
-            Ok(Current::Absent) => self.note("s3:GetObject", Verdict::Warning, format!("{key} was deleted in between")),
+            Ok(Current::Present { etag: Some(_), .. }) => self.note(
+                "s3:GetObject",
+                Verdict::Ok,
+                "single objects can be looked at, which the condition of a deletion needs",
+            ),
+            Ok(Current::Present { etag: None, .. }) => self.note(
+                "s3:GetObject",
+                Verdict::Problem,
+                format!("{key} has no ETag, without which nothing can be deleted safely"),
+            ),
+            Ok(Current::Absent) => self.note(
+                "s3:GetObject",
+                Verdict::Warning,
+                format!("{key} was deleted in between"),
+            ),
             Err(error) => self.note("s3:GetObject", Verdict::Problem, error.to_string()),
         }
     }
@@ -153,7 +208,8 @@ impl Doctor<'_> {
         const ABOUT: &str = "s3:DeleteObject";
         match probe(&Deleter::new(bucket), self.settings.scope.prefix()).await {
             Probe::Honoured => self.note(ABOUT, Verdict::Ok, "allowed, and conditions on the ETag are honoured (tried on a key that does not exist)"),
-            Probe::Ignored => self.note(ABOUT, Verdict::Problem, "the storage ignores conditions on the ETag: an object that is uploaded again at the wrong moment would be deleted"),
+            Probe::Ignored if self.settings.allowed.unconditional => self.note(ABOUT, Verdict::Warning, "the storage ignores conditions on the ETag, as --allow-unconditional accepts"),
+            Probe::Ignored => self.note(ABOUT, Verdict::Problem, guards::conditions_ignored().hint),
             Probe::Failed { code, message } => self.note(ABOUT, Verdict::Problem, format!("{code}: {message}")),
         }
     }
@@ -161,39 +217,82 @@ impl Doctor<'_> {
     async fn database(&mut self, sample: &[ObjectKey]) {
         let settings = self.settings;
         let database = Database::new(settings.database_url.clone());
-        let Examination { identity, version, encrypted, order } = match postgres::examine(&database, &settings.references).await {
+        let Examination {
+            identity,
+            version,
+            encrypted,
+            order,
+        } = match postgres::examine(&database, &settings.references).await {
             Ok(found) => found,
             Err(error) => return self.note("database", Verdict::Problem, chain(&error)),
         };
-        self.note("database", Verdict::Ok, format!("{identity}, PostgreSQL {version}; the references query yields one column"));
+        self.note(
+            "database",
+            Verdict::Ok,
+            format!("{identity}, PostgreSQL {version}; the references query yields one column"),
+        );
         if identity.standby {
-            self.note("primary", Verdict::Problem, "this is a standby; a sweep needs the primary");
+            self.note(
+                "primary",
+                Verdict::Problem,
+                "this is a standby; a sweep needs the primary",
+            );
         }
         let url = &settings.database_url;
         match (url.is_local(), encrypted, url.is_unverified()) {
             (true, ..) => self.note("tls", Verdict::Ok, "the database is on this machine"),
-            (false, true, false) => self.note("tls", Verdict::Ok, "the connection is encrypted and the server's certificate verified"),
+            (false, true, false) => self.note(
+                "tls",
+                Verdict::Ok,
+                "the connection is encrypted and the server's certificate verified",
+            ),
             (false, encrypted, _) => {
-                let state = if encrypted { "encrypted, but the server's certificate is not verified" } else { "not encrypted" };
+                let state = if encrypted {
+                    "encrypted, but the server's certificate is not verified"
+                } else {
+                    "not encrypted"
+                };
                 self.note("tls", Verdict::Warning, format!("the connection is {state}: use sslmode=verify-full (with sslrootcert= for a private authority)"));
             }
         }
         match order {
-            Order::Index => self.note("order", Verdict::Ok, "an index yields the names in byte order"),
+            Order::Index => self.note(
+                "order",
+                Verdict::Ok,
+                "an index yields the names in byte order",
+            ),
             Order::Sort { remedy } => {
-                let remedy = remedy.unwrap_or_else(|| "an index in COLLATE \"C\" on what the query reads".to_owned());
+                let remedy = remedy.unwrap_or_else(|| {
+                    "an index in COLLATE \"C\" on what the query reads".to_owned()
+                });
                 self.note("order", Verdict::Warning, format!("the names are sorted in each run; on a large table this spares it: {remedy}"));
             }
         }
-        let mut check = PrimaryCheck::new(database, settings.references.clone(), settings.rules.clone(), identity);
+        let mut check = PrimaryCheck::new(
+            database,
+            settings.references.clone(),
+            settings.rules.clone(),
+            identity,
+        );
         let keys: Vec<&ObjectKey> = sample.iter().collect();
         match check.referenced(&keys).await {
             Err(error) => self.note("fresh check", Verdict::Problem, chain(&error)),
             Ok(_) if keys.is_empty() => {}
             Ok(named) => {
                 let matched = named.iter().filter(|named| **named).count();
-                let verdict = if matched == 0 { Verdict::Problem } else { Verdict::Ok };
-                self.note("matching", verdict, format!("the database names {matched} of {} sampled objects in scope", keys.len()));
+                let verdict = if matched == 0 {
+                    Verdict::Problem
+                } else {
+                    Verdict::Ok
+                };
+                self.note(
+                    "matching",
+                    verdict,
+                    format!(
+                        "the database names {matched} of {} sampled objects in scope",
+                        keys.len()
+                    ),
+                );
                 match check.by_index_of() {
                     Some(collation) => self.note("fresh check", Verdict::Ok, format!("an index in {collation} serves it")),
                     None => self.note("fresh check", Verdict::Warning, "no index serves it: all names are read once more for each window of batches"),
@@ -206,7 +305,11 @@ impl Doctor<'_> {
     async fn ledger(&mut self, client: &Client) {
         let ledger = Ledger::new(&self.settings.report, client, Uuid::now_v7());
         match ledger.try_out().await {
-            Ok(()) => self.note("report", Verdict::Ok, format!("{} can be written", ledger.root())),
+            Ok(()) => self.note(
+                "report",
+                Verdict::Ok,
+                format!("{} can be written", ledger.root()),
+            ),
             Err(error) => self.note("report", Verdict::Problem, chain(&error)),
         }
     }

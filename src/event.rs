@@ -6,8 +6,18 @@ use crate::settings::{ConfigError, EventOptions};
 
 /// The fields of an envelope
 /// (<https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-events-structure.html>).
-const ENVELOPE: [&str; 10] =
-    ["version", "id", "detail-type", "source", "account", "time", "region", "resources", "detail", "replay-name"];
+const ENVELOPE: [&str; 10] = [
+    "version",
+    "id",
+    "detail-type",
+    "source",
+    "account",
+    "time",
+    "region",
+    "resources",
+    "detail",
+    "replay-name",
+];
 
 /// The options that an event asks for: those in an envelope's `detail` (a rule's event, or
 /// the one that Scheduler sends without an input, whose `detail` is the text `"{}"`), or the
@@ -17,7 +27,13 @@ const ENVELOPE: [&str; 10] =
 /// Anything that is not an object of known options with values of their types.
 pub fn options(event: &Value) -> Result<EventOptions, ConfigError> {
     let Value::Object(fields) = event else {
-        return Err(ConfigError::new("event", format!("{} is not an object of options, like {{}} or {{\"dry_run\": true}}", kind(event))));
+        return Err(ConfigError::new(
+            "event",
+            format!(
+                "{} is not an object of options, like {{}} or {{\"dry_run\": true}}",
+                kind(event)
+            ),
+        ));
     };
     if fields.contains_key("detail-type") && fields.contains_key("detail") {
         return in_envelope(fields);
@@ -26,22 +42,40 @@ pub fn options(event: &Value) -> Result<EventOptions, ConfigError> {
 }
 
 fn in_envelope(fields: &Map<String, Value>) -> Result<EventOptions, ConfigError> {
-    if let Some(unknown) = fields.keys().find(|name| !ENVELOPE.contains(&name.as_str())) {
-        return Err(ConfigError::new("event", format!("{unknown:?} is not a field of an EventBridge event; options belong into `detail`")));
+    if let Some(unknown) = fields
+        .keys()
+        .find(|name| !ENVELOPE.contains(&name.as_str()))
+    {
+        return Err(ConfigError::new(
+            "event",
+            format!(
+                "{unknown:?} is not a field of an EventBridge event; options belong into `detail`"
+            ),
+        ));
     }
     match &fields["detail"] {
         Value::String(text) => match serde_json::from_str(text) {
             Ok(detail @ Value::Object(_)) => parse(detail),
-            _ => Err(ConfigError::new("detail", "its text is not an object of options")),
+            _ => Err(ConfigError::new(
+                "detail",
+                "its text is not an object of options",
+            )),
         },
         detail @ Value::Object(_) => parse(detail.clone()),
-        other => Err(ConfigError::new("detail", format!("{} is not an object of options", kind(other)))),
+        other => Err(ConfigError::new(
+            "detail",
+            format!("{} is not an object of options", kind(other)),
+        )),
     }
 }
 
 fn parse(options: Value) -> Result<EventOptions, ConfigError> {
     // An explicit null is no value of any option: whoever sent it meant something.
-    if let Some(name) = options.as_object().and_then(|fields| fields.iter().find(|(_, value)| value.is_null())).map(|(name, _)| name) {
+    if let Some(name) = options
+        .as_object()
+        .and_then(|fields| fields.iter().find(|(_, value)| value.is_null()))
+        .map(|(name, _)| name)
+    {
         return Err(ConfigError::new("event", format!("`{name}` is null")));
     }
     serde_json::from_value(options).map_err(|error| ConfigError::new("event", error.to_string()))
@@ -66,7 +100,10 @@ mod tests {
 
     #[test]
     fn every_known_event_is_understood() {
-        let dry = EventOptions { dry_run: Some(true), ..EventOptions::default() };
+        let dry = EventOptions {
+            dry_run: Some(true),
+            ..EventOptions::default()
+        };
         let envelope = |detail: Value| {
             json!({
                 "version": "0", "id": "53dc4d37-cffa-4f76-80c9-8b7d4a4d2eaa", "detail-type": "Scheduled Event", "source": "aws.events",
@@ -87,19 +124,40 @@ mod tests {
         let all = json!({"dry_run": true, "prefix": "a", "min_age": "2d", "max_delete": 5, "max_orphan_percent": 2.5});
         assert_eq!(
             options(&all).unwrap(),
-            EventOptions { prefix: Some("a".into()), min_age: Some("2d".into()), max_delete: Some(5), max_orphan_percent: Some(2.5), ..dry }
+            EventOptions {
+                prefix: Some("a".into()),
+                min_age: Some("2d".into()),
+                max_delete: Some(5),
+                max_orphan_percent: Some(2.5),
+                ..dry
+            }
         );
     }
 
     #[test]
     fn anything_else_is_refused() {
         for event in [
-            json!(null), json!([]), json!("{}"), json!(1), json!(true),
-            json!({"dryrun": true}), json!({"dry-run": true}), json!({"dry_run": "true"}), json!({"dry_run": 1}), json!({"dry_run": null}),
-            json!({"bucket": "other"}), json!({"max_delete": -1}), json!({"max_delete": 1.5}), json!({"max_delete": "1"}), json!({"min_age": 24}),
+            json!(null),
+            json!([]),
+            json!("{}"),
+            json!(1),
+            json!(true),
+            json!({"dryrun": true}),
+            json!({"dry-run": true}),
+            json!({"dry_run": "true"}),
+            json!({"dry_run": 1}),
+            json!({"dry_run": null}),
+            json!({"bucket": "other"}),
+            json!({"max_delete": -1}),
+            json!({"max_delete": 1.5}),
+            json!({"max_delete": "1"}),
+            json!({"min_age": 24}),
             json!({"detail": {"dry_run": true}}),
-            json!({"detail-type": "x", "detail": null}), json!({"detail-type": "x", "detail": "nonsense"}), json!({"detail-type": "x", "detail": "[]"}),
-            json!({"detail-type": "x", "detail": {"dryrun": true}}), json!({"detail-type": "x", "detail": {}, "dry_run": true}),
+            json!({"detail-type": "x", "detail": null}),
+            json!({"detail-type": "x", "detail": "nonsense"}),
+            json!({"detail-type": "x", "detail": "[]"}),
+            json!({"detail-type": "x", "detail": {"dryrun": true}}),
+            json!({"detail-type": "x", "detail": {}, "dry_run": true}),
             json!({"Records": [{"eventSource": "aws:s3"}]}),
         ] {
             assert!(options(&event).is_err(), "{event}");

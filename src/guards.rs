@@ -64,15 +64,39 @@ pub struct Allowances {
     pub unversioned: bool,
     /// References may be read from a standby.
     pub replica: bool,
+    /// The storage may ignore conditions on the entity tag.
+    pub unconditional: bool,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "figures for people; exact below 2^53")]
+/// The guard on a storage that ignores conditions on the entity tag, as some that speak
+/// S3's protocol do: it would delete an object that was uploaded again a moment ago.
+#[must_use]
+pub fn conditions_ignored() -> Refusal {
+    Refusal {
+        guard: "conditions_ignored",
+        value: 0.0,
+        limit: 1.0,
+        hint: "the storage deletes without looking at the ETag condition, so an object that is uploaded again at the wrong moment would be lost; \
+               use a storage that honours If-Match, or accept that with --allow-unconditional: each object is then looked at just before its batch"
+            .to_owned(),
+        examples: Vec::new(),
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "figures for people; exact below 2^53"
+)]
 fn figure(count: u64) -> f64 {
     count as f64
 }
 
 fn percent(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { 100.0 * figure(part) / figure(whole) }
+    if whole == 0 {
+        0.0
+    } else {
+        100.0 * figure(part) / figure(whole)
+    }
 }
 
 /// The lower of both clocks: an object can only seem newer by it, never older.
@@ -85,9 +109,18 @@ pub fn now(ground: &Ground) -> Timestamp {
 #[must_use]
 pub fn inspect(ground: &Ground, allowed: Allowances) -> Vec<Refusal> {
     let mut refusals = Vec::new();
-    let refuse = |guard, value, limit, hint: &str| Refusal { guard, value, limit, hint: hint.to_owned(), examples: Vec::new() };
+    let refuse = |guard, value, limit, hint: &str| Refusal {
+        guard,
+        value,
+        limit,
+        hint: hint.to_owned(),
+        examples: Vec::new(),
+    };
 
-    let skew = ground.local_now.duration_since(ground.storage_now).unsigned_abs();
+    let skew = ground
+        .local_now
+        .duration_since(ground.storage_now)
+        .unsigned_abs();
     if skew > MAX_CLOCK_SKEW {
         refusals.push(refuse(
             "clocks_apart",
@@ -112,7 +145,11 @@ pub fn inspect(ground: &Ground, allowed: Allowances) -> Vec<Refusal> {
         ));
     }
     if ground.versioning != Versioning::Enabled && !allowed.dry_run && !allowed.unversioned {
-        let state = if ground.versioning == Versioning::Suspended { "suspended" } else { "off" };
+        let state = if ground.versioning == Versioning::Suspended {
+            "suspended"
+        } else {
+            "off"
+        };
         refusals.push(refuse(
             "unversioned",
             0.0,
@@ -131,7 +168,13 @@ pub fn judge(plan: &Plan, limits: &Limits) -> Vec<Refusal> {
     let counts = plan.counts();
     let mut refusals = Vec::new();
     let mut refuse = |guard, value, limit, hint: String, examples: &[ObjectKey]| {
-        refusals.push(Refusal { guard, value, limit, hint, examples: examples.iter().take(EXAMPLES).cloned().collect() });
+        refusals.push(Refusal {
+            guard,
+            value,
+            limit,
+            hint,
+            examples: examples.iter().take(EXAMPLES).cloned().collect(),
+        });
     };
     if counts.references == 0 {
         // Also with nothing to delete: a query that yields nothing is worth a word.
@@ -180,8 +223,16 @@ pub fn judge(plan: &Plan, limits: &Limits) -> Vec<Refusal> {
             plan.dangling(),
         );
     }
-    if let Some(newest) = plan.newest_referenced().filter(|_| !limits.allow_newer_orphans) {
-        let newer: Vec<ObjectKey> = plan.newest_orphans().iter().filter(|(at, _)| *at > newest).map(|(_, key)| key.clone()).collect();
+    if let Some(newest) = plan
+        .newest_referenced()
+        .filter(|_| !limits.allow_newer_orphans)
+    {
+        let newer: Vec<ObjectKey> = plan
+            .newest_orphans()
+            .iter()
+            .filter(|(at, _)| *at > newest)
+            .map(|(_, key)| key.clone())
+            .collect();
         if newer.len() >= NEWER_ORPHANS {
             refuse(
                 "newer_orphans",
@@ -206,7 +257,11 @@ mod tests {
     use crate::plan::PlanBuilder;
     use crate::summary::Counts;
 
-    const LIMITS: Limits = Limits { max_orphan_percent: 50.0, max_dangling_percent: 50.0, allow_newer_orphans: false };
+    const LIMITS: Limits = Limits {
+        max_orphan_percent: 50.0,
+        max_dangling_percent: 50.0,
+        allow_newer_orphans: false,
+    };
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -220,8 +275,20 @@ mod tests {
     fn plan(referenced: u64, orphans: u64, dangling: u64, newest_referenced: i64) -> Plan {
         let mut builder = PlanBuilder::new(None).unwrap();
         let references = referenced + dangling;
-        let counts = Counts { listed: referenced + orphans, referenced, orphans, references, dangling, ..Counts::default() };
-        let orphans = (0..orphans).map(|index| Orphan { key: key(index), etag: ETag::new("e"), size: 1, last_modified: at(1_000) });
+        let counts = Counts {
+            listed: referenced + orphans,
+            referenced,
+            orphans,
+            references,
+            dangling,
+            ..Counts::default()
+        };
+        let orphans = (0..orphans).map(|index| Orphan {
+            key: key(index),
+            etag: ETag::new("e"),
+            size: 1,
+            last_modified: at(1_000),
+        });
         builder
             .add(Findings {
                 counts,
@@ -234,22 +301,36 @@ mod tests {
     }
 
     fn guards(plan: &Plan, limits: &Limits) -> Vec<&'static str> {
-        judge(plan, limits).into_iter().map(|refusal| refusal.guard).collect()
+        judge(plan, limits)
+            .into_iter()
+            .map(|refusal| refusal.guard)
+            .collect()
     }
 
     #[test]
     fn each_guard_says_no_just_above_its_limit() {
         assert_eq!(guards(&plan(10, 10, 10, 1_000), &LIMITS), [""; 0]);
         assert_eq!(guards(&plan(10, 11, 0, 1_000), &LIMITS), ["orphan_percent"]);
-        assert_eq!(guards(&plan(10, 0, 11, 1_000), &LIMITS), ["dangling_percent"]);
+        assert_eq!(
+            guards(&plan(10, 0, 11, 1_000), &LIMITS),
+            ["dangling_percent"]
+        );
         assert_eq!(guards(&plan(30, 19, 0, 999), &LIMITS), [""; 0]);
         assert_eq!(guards(&plan(30, 20, 0, 999), &LIMITS), ["newer_orphans"]);
         assert_eq!(guards(&plan(30, 20, 0, 1_000), &LIMITS), [""; 0]);
-        let all = Limits { max_orphan_percent: 100.0, max_dangling_percent: 100.0, allow_newer_orphans: true };
+        let all = Limits {
+            max_orphan_percent: 100.0,
+            max_dangling_percent: 100.0,
+            allow_newer_orphans: true,
+        };
         assert_eq!(guards(&plan(0, 1, 0, 0), &all), ["no_references"]);
         assert_eq!(guards(&plan(0, 1, 1, 0), &all), ["nothing_matched"]);
         assert_eq!(guards(&plan(1, 30, 30, 0), &all), [""; 0]);
-        assert_eq!(guards(&plan(0, 0, 0, 0), &LIMITS), [""; 0], "an empty bucket is no reason to say no");
+        assert_eq!(
+            guards(&plan(0, 0, 0, 0), &LIMITS),
+            [""; 0],
+            "an empty bucket is no reason to say no"
+        );
     }
 
     #[test]
@@ -257,28 +338,93 @@ mod tests {
         let [refusal] = judge(&plan(10, 30, 0, 1_000), &LIMITS).try_into().unwrap();
         assert_eq!((refusal.value, refusal.limit), (75.0, 50.0));
         assert_eq!(refusal.examples, [key(0), key(1), key(2)]);
-        assert!(refusal.hint.contains("30 of 40") && refusal.hint.contains("--max-orphan-percent"), "{}", refusal.hint);
+        assert!(
+            refusal.hint.contains("30 of 40") && refusal.hint.contains("--max-orphan-percent"),
+            "{}",
+            refusal.hint
+        );
     }
 
     #[test]
     fn the_ground_is_inspected() {
-        let good = Ground { local_now: at(300), storage_now: at(0), versioning: Versioning::Enabled, standby: false };
-        let names = |ground: Ground, allowed| inspect(&ground, allowed).into_iter().map(|refusal| refusal.guard).collect::<Vec<_>>();
+        let good = Ground {
+            local_now: at(300),
+            storage_now: at(0),
+            versioning: Versioning::Enabled,
+            standby: false,
+        };
+        let names = |ground: Ground, allowed| {
+            inspect(&ground, allowed)
+                .into_iter()
+                .map(|refusal| refusal.guard)
+                .collect::<Vec<_>>()
+        };
         let nothing = Allowances::default();
-        let dry = Allowances { dry_run: true, ..nothing };
+        let dry = Allowances {
+            dry_run: true,
+            ..nothing
+        };
         assert_eq!(names(good, nothing), [""; 0]);
         assert_eq!(now(&good), at(0));
-        assert_eq!(names(Ground { local_now: at(301), ..good }, dry), ["clocks_apart"]);
-        assert_eq!(names(Ground { storage_now: at(601), ..good }, dry), ["clocks_apart"]);
+        assert_eq!(
+            names(
+                Ground {
+                    local_now: at(301),
+                    ..good
+                },
+                dry
+            ),
+            ["clocks_apart"]
+        );
+        assert_eq!(
+            names(
+                Ground {
+                    storage_now: at(601),
+                    ..good
+                },
+                dry
+            ),
+            ["clocks_apart"]
+        );
         for versioning in [Versioning::Off, Versioning::Suspended] {
             let ground = Ground { versioning, ..good };
             assert_eq!(names(ground, nothing), ["unversioned"]);
             assert_eq!(names(ground, dry), [""; 0]);
-            assert_eq!(names(ground, Allowances { unversioned: true, ..nothing }), [""; 0]);
+            assert_eq!(
+                names(
+                    ground,
+                    Allowances {
+                        unversioned: true,
+                        ..nothing
+                    }
+                ),
+                [""; 0]
+            );
         }
-        let standby = Ground { standby: true, ..good };
+        let standby = Ground {
+            standby: true,
+            ..good
+        };
         assert_eq!(names(standby, dry), ["standby"]);
-        assert_eq!(names(standby, Allowances { replica: true, ..nothing }), ["standby"]);
-        assert_eq!(names(standby, Allowances { replica: true, ..dry }), [""; 0]);
+        assert_eq!(
+            names(
+                standby,
+                Allowances {
+                    replica: true,
+                    ..nothing
+                }
+            ),
+            ["standby"]
+        );
+        assert_eq!(
+            names(
+                standby,
+                Allowances {
+                    replica: true,
+                    ..dry
+                }
+            ),
+            [""; 0]
+        );
     }
 }

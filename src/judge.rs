@@ -77,7 +77,12 @@ struct Part {
     rest: Option<(Bookmark, Chunk)>,
 }
 
-async fn judge_part<P: Pages>(pages: &P, criteria: &Criteria, bookmark: Bookmark, references: Chunk) -> Result<Part, ListError> {
+async fn judge_part<P: Pages>(
+    pages: &P,
+    criteria: &Criteria,
+    bookmark: Bookmark,
+    references: Chunk,
+) -> Result<Part, ListError> {
     let mut merge = Merge::new(criteria, references);
     let mut listing = RangeListing::resume(pages, bookmark);
     let mut goes_on = true;

@@ -63,7 +63,8 @@ impl Borrow<str> for ObjectKey {
 #[must_use]
 pub fn escape(text: &str) -> String {
     let hostile = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
     };
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -132,13 +133,17 @@ impl KeyRange {
     /// Whether the key lies at or before the range's lower bound.
     #[must_use]
     pub fn is_after(&self, key: &str) -> bool {
-        self.after.as_ref().is_some_and(|after| key <= after.as_str())
+        self.after
+            .as_ref()
+            .is_some_and(|after| key <= after.as_str())
     }
 
     /// Whether the key lies beyond the range's upper bound.
     #[must_use]
     pub fn is_before(&self, key: &str) -> bool {
-        self.up_to.as_ref().is_some_and(|up_to| key > up_to.as_str())
+        self.up_to
+            .as_ref()
+            .is_some_and(|up_to| key > up_to.as_str())
     }
 }
 

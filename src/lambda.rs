@@ -33,7 +33,8 @@ pub async fn serve() -> Result<(), lambda_runtime::Error> {
         .init();
     // Made once: a warm start reuses connections and credentials.
     let client = s3::connect().await;
-    let settings = RawSettings::from_environment(std::env::vars_os()).and_then(|raw| Settings::new(&raw, None));
+    let settings = RawSettings::from_environment(std::env::vars_os())
+        .and_then(|raw| Settings::new(&raw, None));
     let (client, settings) = (&client, &settings);
     lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
         answer(settings.as_ref(), client, &event).await
@@ -41,7 +42,11 @@ pub async fn serve() -> Result<(), lambda_runtime::Error> {
     .await
 }
 
-async fn answer(settings: Result<&Settings, &ConfigError>, client: &Client, event: &LambdaEvent<Value>) -> Result<Summary, Diagnostic> {
+async fn answer(
+    settings: Result<&Settings, &ConfigError>,
+    client: &Client,
+    event: &LambdaEvent<Value>,
+) -> Result<Summary, Diagnostic> {
     let config = |error: &ConfigError| {
         tracing::error!(error = %error, "refused the configuration");
         named("Config", error.to_string())
@@ -54,18 +59,31 @@ async fn answer(settings: Result<&Settings, &ConfigError>, client: &Client, even
     let report = run(&settings, client, &stop, &Progress::default()).await;
     match report.error {
         None => Ok(report.summary),
-        Some(error) => Err(named(error.kind(), format!("{} (run {}, see {})", chain(&error), report.summary.run_id, report.summary.report))),
+        Some(error) => Err(named(
+            error.kind(),
+            format!(
+                "{} (run {}, see {})",
+                chain(&error),
+                report.summary.run_id,
+                report.summary.report
+            ),
+        )),
     }
 }
 
 fn named(error_type: &str, error_message: String) -> Diagnostic {
-    Diagnostic { error_type: error_type.to_owned(), error_message }
+    Diagnostic {
+        error_type: error_type.to_owned(),
+        error_message,
+    }
 }
 
 /// When to stop, for a deadline in milliseconds since 1970
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>).
 fn last_moment(deadline_ms: u64) -> Instant {
     let deadline = UNIX_EPOCH + Duration::from_millis(deadline_ms);
-    let left = deadline.duration_since(SystemTime::now()).unwrap_or_default();
+    let left = deadline
+        .duration_since(SystemTime::now())
+        .unwrap_or_default();
     Instant::now() + (left - MARGIN.min(left / 4))
 }

@@ -33,7 +33,11 @@ pub struct Ledger {
 
 #[derive(Debug, Clone)]
 enum Place {
-    S3 { client: Client, bucket: String, prefix: Prefix },
+    S3 {
+        client: Client,
+        bucket: String,
+        prefix: Prefix,
+    },
     Folder(PathBuf),
 }
 
@@ -42,7 +46,11 @@ impl Ledger {
     #[must_use]
     pub fn new(location: &ReportLocation, client: &Client, run_id: Uuid) -> Self {
         let place = match location {
-            ReportLocation::S3 { bucket, prefix } => Place::S3 { client: client.clone(), bucket: bucket.clone(), prefix: prefix.clone() },
+            ReportLocation::S3 { bucket, prefix } => Place::S3 {
+                client: client.clone(),
+                bucket: bucket.clone(),
+                prefix: prefix.clone(),
+            },
             ReportLocation::Folder(folder) => Place::Folder(folder.clone()),
         };
         Self { place, run_id }
@@ -76,7 +84,8 @@ impl Ledger {
     /// # Errors
     /// The place cannot be written to.
     pub async fn try_out(&self) -> Result<(), RecordError> {
-        self.write("doctor.txt", b"orphan-sweeper doctor was here\n".to_vec()).await
+        self.write("doctor.txt", b"orphan-sweeper doctor was here\n".to_vec())
+            .await
     }
 
     /// Writes the manifest.
@@ -92,13 +101,23 @@ impl Ledger {
         match &self.place {
             Place::Folder(folder) => {
                 let path = folder.join(self.name(FILE));
-                let written = new_beside(&path).and_then(write).and_then(|file| keep(file, &path));
+                let written = new_beside(&path)
+                    .and_then(write)
+                    .and_then(|file| keep(file, &path));
                 written.map_err(|error| self.failed(FILE, error))
             }
-            Place::S3 { client, bucket, prefix } => {
-                let file = NamedTempFile::new().and_then(write).map_err(|error| self.failed(FILE, error))?;
+            Place::S3 {
+                client,
+                bucket,
+                prefix,
+            } => {
+                let file = NamedTempFile::new()
+                    .and_then(write)
+                    .map_err(|error| self.failed(FILE, error))?;
                 let key = format!("{}{}", prefix.as_str(), self.name(FILE));
-                s3::put_file(client, bucket, &key, file.path()).await.map_err(|error| self.failed(FILE, error))
+                s3::put_file(client, bucket, &key, file.path())
+                    .await
+                    .map_err(|error| self.failed(FILE, error))
             }
         }
     }
@@ -114,7 +133,8 @@ impl Ledger {
         }
         let mut lines = Vec::new();
         for key in keys {
-            serde_json::to_writer(&mut lines, &Line { key }).map_err(|error| self.failed("dangling.jsonl", error))?;
+            serde_json::to_writer(&mut lines, &Line { key })
+                .map_err(|error| self.failed("dangling.jsonl", error))?;
             lines.push(b'\n');
         }
         self.write("dangling.jsonl", lines).await
@@ -136,21 +156,36 @@ impl Ledger {
 
     async fn write(&self, file: &str, bytes: Vec<u8>) -> Result<(), RecordError> {
         match &self.place {
-            Place::S3 { client, bucket, prefix } => {
+            Place::S3 {
+                client,
+                bucket,
+                prefix,
+            } => {
                 let key = format!("{}{}", prefix.as_str(), self.name(file));
-                s3::put(client, bucket, &key, bytes).await.map_err(|error| self.failed(file, error))
+                s3::put(client, bucket, &key, bytes)
+                    .await
+                    .map_err(|error| self.failed(file, error))
             }
             Place::Folder(folder) => {
                 let path = folder.join(self.name(file));
                 let write = |mut file: NamedTempFile| file.write_all(&bytes).map(|()| file);
-                let written = new_beside(&path).and_then(write).and_then(|file| keep(file, &path));
+                let written = new_beside(&path)
+                    .and_then(write)
+                    .and_then(|file| keep(file, &path));
                 written.map_err(|error| self.failed(file, error))
             }
         }
     }
 
-    fn failed(&self, file: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> RecordError {
-        RecordError { context: self.location(file), source: error.into() }
+    fn failed(
+        &self,
+        file: &str,
+        error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> RecordError {
+        RecordError {
+            context: self.location(file),
+            source: error.into(),
+        }
     }
 }
 
@@ -230,6 +265,10 @@ impl Record for Ledger {
             outcomes: Vec<OutcomeLine<'run>>,
         }
         let outcomes = settled.iter().map(OutcomeLine::new).collect();
-        self.write_json(&format!("outcomes/{batch:06}.json"), &Batch { batch, outcomes }).await
+        self.write_json(
+            &format!("outcomes/{batch:06}.json"),
+            &Batch { batch, outcomes },
+        )
+        .await
     }
 }

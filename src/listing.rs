@@ -40,12 +40,18 @@ struct Entry {
 impl Page {
     /// Adds an object at the end.
     pub fn push(&mut self, object: ListedObject<'_>) {
-        let offset = |text: &str| u32::try_from(text.len()).expect("a page is far smaller than 4 GiB");
+        let offset =
+            |text: &str| u32::try_from(text.len()).expect("a page is far smaller than 4 GiB");
         self.text.push_str(object.key);
         let key_end = offset(&self.text);
         self.text.push_str(object.etag);
         let etag_end = offset(&self.text);
-        self.entries.push(Entry { key_end, etag_end, size: object.size, last_modified: object.last_modified });
+        self.entries.push(Entry {
+            key_end,
+            etag_end,
+            size: object.size,
+            last_modified: object.last_modified,
+        });
     }
 
     /// How many objects the page holds.
@@ -67,7 +73,12 @@ impl Page {
             let key = &self.text[start..entry.key_end as usize];
             start = entry.etag_end as usize;
             let etag = &self.text[entry.key_end as usize..start];
-            ListedObject { key, etag, size: entry.size, last_modified: entry.last_modified }
+            ListedObject {
+                key,
+                etag,
+                size: entry.size,
+                last_modified: entry.last_modified,
+            }
         })
     }
 }
@@ -93,7 +104,9 @@ pub enum ListError {
     #[error("a page of the listing cannot be read: {0}")]
     Page(String),
     /// Keys did not rise strictly.
-    #[error("the listing is out of order: {key} came after {before}; a directory bucket or a server that does not list in byte order cannot be swept")]
+    #[error(
+        "the listing is out of order: {key} came after {before}; a directory bucket or a server that does not list in byte order cannot be swept"
+    )]
     Disorder {
         /// The key before.
         before: ObjectKey,
@@ -147,7 +160,10 @@ impl Bookmark {
     /// The beginning of the range.
     #[must_use]
     pub fn at_start(range: KeyRange) -> Self {
-        Self { start: PageStart::After(range.after.clone()), range }
+        Self {
+            start: PageStart::After(range.after.clone()),
+            range,
+        }
     }
 }
 
@@ -155,7 +171,13 @@ impl<'run, P: Pages> RangeListing<'run, P> {
     /// The listing from the bookmark on.
     #[must_use]
     pub fn resume(pages: &'run P, Bookmark { range, start }: Bookmark) -> Self {
-        Self { pages, range, start, listed: 0, finished: false }
+        Self {
+            pages,
+            range,
+            start,
+            listed: 0,
+            finished: false,
+        }
     }
 
     /// Hands each object of the next page that lies in the range to `each`, and says
@@ -163,7 +185,10 @@ impl<'run, P: Pages> RangeListing<'run, P> {
     ///
     /// # Errors
     /// Every kind of broken page, and a storage that does not answer.
-    pub async fn next_page(&mut self, mut each: impl FnMut(ListedObject<'_>)) -> Result<bool, ListError> {
+    pub async fn next_page(
+        &mut self,
+        mut each: impl FnMut(ListedObject<'_>),
+    ) -> Result<bool, ListError> {
         if self.finished {
             return Ok(false);
         }
@@ -172,7 +197,10 @@ impl<'run, P: Pages> RangeListing<'run, P> {
         for object in page.objects() {
             let before = last.or(self.range.after.as_ref().map(ObjectKey::as_str));
             if let Some(before) = before.filter(|before| object.key <= *before) {
-                return Err(ListError::Disorder { before: ObjectKey::new(before), key: ObjectKey::new(object.key) });
+                return Err(ListError::Disorder {
+                    before: ObjectKey::new(before),
+                    key: ObjectKey::new(object.key),
+                });
             }
             last = Some(object.key);
             // The rest of the page is still read, so that disorder there is seen, too.
@@ -186,7 +214,9 @@ impl<'run, P: Pages> RangeListing<'run, P> {
             (Some(_), None) => return Err(ListError::EmptyPage),
             (Some(token), Some(last)) if !beyond => {
                 if self.start == PageStart::Token(token.clone()) {
-                    return Err(ListError::RepeatedToken { after: ObjectKey::new(last) });
+                    return Err(ListError::RepeatedToken {
+                        after: ObjectKey::new(last),
+                    });
                 }
                 // What is left of the range begins after the last key seen, which is what
                 // the next page's order is held against.
@@ -210,6 +240,9 @@ impl<'run, P: Pages> RangeListing<'run, P> {
     /// Where to go on.
     #[must_use]
     pub fn pause(self) -> Bookmark {
-        Bookmark { range: self.range, start: self.start }
+        Bookmark {
+            range: self.range,
+            start: self.start,
+        }
     }
 }

@@ -70,10 +70,12 @@ pub fn sha256(text: &str) -> String {
 
 fn hexadecimal(hash: Sha256) -> String {
     use std::fmt::Write as _;
-    hash.finalize().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hash.finalize()
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// Orphans on their way into a temporary file, so that memory does not grow with them.
@@ -90,7 +92,11 @@ impl SpoolWriter {
     /// # Errors
     /// The folder cannot be written to.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { file: BufWriter::new(NamedTempFile::new()?), hash: Sha256::new(), orphans: 0 })
+        Ok(Self {
+            file: BufWriter::new(NamedTempFile::new()?),
+            hash: Sha256::new(),
+            orphans: 0,
+        })
     }
 
     /// Adds an orphan at the end.
@@ -110,8 +116,15 @@ impl SpoolWriter {
     /// # Errors
     /// What was still buffered could not be written.
     pub fn finish(self) -> io::Result<Spool> {
-        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        Ok(Spool { file, sha256: hexadecimal(self.hash), orphans: self.orphans })
+        let file = self
+            .file
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
+        Ok(Spool {
+            file,
+            sha256: hexadecimal(self.hash),
+            orphans: self.orphans,
+        })
     }
 }
 
@@ -149,7 +162,11 @@ impl Spool {
     pub fn orphans(&self) -> io::Result<SpoolReader> {
         let mut file = self.file.reopen()?;
         file.seek(SeekFrom::Start(0))?;
-        Ok(SpoolReader { lines: BufReader::new(file), line: String::new(), left: self.orphans })
+        Ok(SpoolReader {
+            lines: BufReader::new(file),
+            line: String::new(),
+            left: self.orphans,
+        })
     }
 
     /// Writes the manifest: the header, then every line.
@@ -189,7 +206,10 @@ impl SpoolReader {
         }
         self.line.clear();
         if self.lines.read_line(&mut self.line)? == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the plan's spool ended early"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the plan's spool ended early",
+            ));
         }
         self.left -= 1;
         Ok(Some(serde_json::from_str(&self.line)?))

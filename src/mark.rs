@@ -46,13 +46,24 @@ pub struct Marking<'run> {
 /// A stream of chunks that together cover every key. An error is its last item.
 ///
 /// Names whose form keeps their order must come in byte order; others may come in any.
-pub fn chunks<'run, S, E>(names: S, marking: Marking<'run>) -> impl Stream<Item = Result<Chunk, MarkError>> + Send + 'run
+pub fn chunks<'run, S, E>(
+    names: S,
+    marking: Marking<'run>,
+) -> impl Stream<Item = Result<Chunk, MarkError>> + Send + 'run
 where
     S: Stream<Item = Result<Option<Bytes>, E>> + Send + Unpin + 'run,
     E: StdError + Send + Sync + 'static,
 {
-    let source = if marking.rules.keep_order() { Source::Ordered(names) } else { Source::Unsorted(names) };
-    let marker = Marker { source, chunker: Some(Chunker::new(marking.per_chunk)), skipped: Skipped::default() };
+    let source = if marking.rules.keep_order() {
+        Source::Ordered(names)
+    } else {
+        Source::Unsorted(names)
+    };
+    let marker = Marker {
+        source,
+        chunker: Some(Chunker::new(marking.per_chunk)),
+        skipped: Skipped::default(),
+    };
     try_unfold(marker, move |mut marker| async move {
         let chunk = marker.next_chunk(marking).await?;
         Ok(chunk.map(|chunk| (chunk, marker)))
@@ -91,13 +102,21 @@ where
                     self.source = Source::Sorted(sort(names, marking, &mut self.skipped).await?);
                     None
                 }
-                Source::Ordered(names) => match names.try_next().await.map_err(|error| MarkError::Source(error.into()))? {
+                Source::Ordered(names) => match names
+                    .try_next()
+                    .await
+                    .map_err(|error| MarkError::Source(error.into()))?
+                {
                     None => break,
                     Some(name) => match text(name.as_ref(), &mut self.skipped)? {
                         None => None,
                         Some(name) => {
                             let key = marking.rules.key_of(name)?;
-                            if marking.prefix.contains(&key) { chunker.push(&key, ReferenceKind::Primary)? } else { None }
+                            if marking.prefix.contains(&key) {
+                                chunker.push(&key, ReferenceKind::Primary)?
+                            } else {
+                                None
+                            }
                         }
                     },
                 },
@@ -125,14 +144,21 @@ struct Skipped {
 impl Skipped {
     fn report(&mut self) {
         if self.null + self.empty > 0 {
-            tracing::info!(null_names = self.null, empty_names = self.empty, "skipped names");
+            tracing::info!(
+                null_names = self.null,
+                empty_names = self.empty,
+                "skipped names"
+            );
         }
         *self = Self::default();
     }
 }
 
 /// The name as text; `None` where it names nothing.
-fn text<'name>(name: Option<&'name Bytes>, skipped: &mut Skipped) -> Result<Option<&'name str>, MarkError> {
+fn text<'name>(
+    name: Option<&'name Bytes>,
+    skipped: &mut Skipped,
+) -> Result<Option<&'name str>, MarkError> {
     let Some(name) = name else {
         skipped.null += 1;
         return Ok(None);
@@ -141,17 +167,29 @@ fn text<'name>(name: Option<&'name Bytes>, skipped: &mut Skipped) -> Result<Opti
         skipped.empty += 1;
         return Ok(None);
     }
-    std::str::from_utf8(name).map(Some).map_err(|_| MarkError::NotUtf8(name.clone()))
+    std::str::from_utf8(name)
+        .map(Some)
+        .map_err(|_| MarkError::NotUtf8(name.clone()))
 }
 
-async fn sort<S, E>(names: &mut S, marking: Marking<'_>, skipped: &mut Skipped) -> Result<Sorted, MarkError>
+async fn sort<S, E>(
+    names: &mut S,
+    marking: Marking<'_>,
+    skipped: &mut Skipped,
+) -> Result<Sorted, MarkError>
 where
     S: Stream<Item = Result<Option<Bytes>, E>> + Unpin,
     E: StdError + Send + Sync + 'static,
 {
     let mut sorter = ReferenceSorter::default();
-    while let Some(name) = names.try_next().await.map_err(|error| MarkError::Source(error.into()))? {
-        let Some(name) = text(name.as_ref(), skipped)? else { continue };
+    while let Some(name) = names
+        .try_next()
+        .await
+        .map_err(|error| MarkError::Source(error.into()))?
+    {
+        let Some(name) = text(name.as_ref(), skipped)? else {
+            continue;
+        };
         for reference in marking.rules.widen(name)? {
             if marking.prefix.contains(reference.key.as_str()) {
                 sorter.push(reference)?;

@@ -54,7 +54,11 @@ impl<'run> Merge<'run> {
     /// A merge of a range against its references.
     #[must_use]
     pub fn new(criteria: &'run Criteria, references: Chunk) -> Self {
-        Self { criteria, references, findings: Findings::default() }
+        Self {
+            criteria,
+            references,
+            findings: Findings::default(),
+        }
     }
 
     /// Judges the next object of the range.
@@ -66,8 +70,11 @@ impl<'run> Merge<'run> {
             counts.out_of_scope += 1;
         } else if named {
             counts.referenced += 1;
-            self.findings.newest_referenced = self.findings.newest_referenced.max(object.last_modified);
-        } else if let Some(last_modified) = object.last_modified.filter(|&at| at < self.criteria.cutoff) {
+            self.findings.newest_referenced =
+                self.findings.newest_referenced.max(object.last_modified);
+        } else if let Some(last_modified) =
+            object.last_modified.filter(|&at| at < self.criteria.cutoff)
+        {
             counts.orphans += 1;
             counts.orphan_bytes += object.size;
             self.findings.orphans.push(Orphan {
@@ -116,7 +123,9 @@ impl<'run> Merge<'run> {
 
     /// Takes the first reference, whose object does not exist.
     fn miss(&mut self) {
-        let Some((key, _)) = self.references.first() else { return };
+        let Some((key, _)) = self.references.first() else {
+            return;
+        };
         let key = ObjectKey::new(key);
         if self.references.advance() == Some(ReferenceKind::Primary) {
             self.findings.counts.references += 1;
@@ -143,7 +152,10 @@ mod tests {
 
     fn criteria() -> Criteria {
         let scope = Scope::new(Prefix::default(), &["*".to_owned()], &["x*".to_owned()]).unwrap();
-        Criteria { scope, cutoff: at(CUTOFF) }
+        Criteria {
+            scope,
+            cutoff: at(CUTOFF),
+        }
     }
 
     fn kinds() -> impl Strategy<Value = ReferenceKind> {

@@ -45,11 +45,15 @@ impl Host {
     /// A scheme, a query, a user, white space, or nothing.
     pub fn new(text: &str) -> Result<Self, HostError> {
         let (host, base) = text.split_once('/').unwrap_or((text, ""));
-        let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '@' | '?' | '#' | ',');
+        let bad =
+            |c: char| c.is_whitespace() || c.is_control() || matches!(c, '@' | '?' | '#' | ',');
         if host.is_empty() || text.contains("//") || text.chars().any(bad) {
             return Err(HostError(text.to_owned()));
         }
-        Ok(Self { host: host.to_lowercase(), base: base.trim_end_matches('/').to_owned() })
+        Ok(Self {
+            host: host.to_lowercase(),
+            base: base.trim_end_matches('/').to_owned(),
+        })
     }
 
     /// The raw key behind this host in a URL of that host and path.
@@ -74,7 +78,11 @@ impl TryFrom<String> for Host {
 
 impl From<Host> for String {
     fn from(Host { host, base }: Host) -> Self {
-        if base.is_empty() { host } else { format!("{host}/{base}") }
+        if base.is_empty() {
+            host
+        } else {
+            format!("{host}/{base}")
+        }
     }
 }
 
@@ -98,10 +106,14 @@ pub struct NameRules {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum NameError {
     /// Form `key`, but it looks like a URL.
-    #[error("the name {0} looks like a URL, but --reference-form is key; mixed forms need a query that yields one form")]
+    #[error(
+        "the name {0} looks like a URL, but --reference-form is key; mixed forms need a query that yields one form"
+    )]
     LooksLikeUrl(String),
     /// Form `key`, but it looks like JSON or an array.
-    #[error("the name {0} looks like JSON or an array; let the references query yield one key a row")]
+    #[error(
+        "the name {0} looks like JSON or an array; let the references query yield one key a row"
+    )]
     LooksLikeList(String),
     /// Its key would be longer than S3 allows.
     #[error("the name {name} makes a key of {bytes} bytes, but a key has at most {MAX_KEY_BYTES}")]
@@ -112,10 +124,14 @@ pub enum NameError {
         bytes: usize,
     },
     /// Form `url`, but it is none.
-    #[error("the name {0} is not an http, https or s3 URL, but --reference-form is url; mixed forms need a query that yields one form")]
+    #[error(
+        "the name {0} is not an http, https or s3 URL, but --reference-form is url; mixed forms need a query that yields one form"
+    )]
     NotUrl(String),
     /// A host that nobody declared.
-    #[error("the host {host} of {name} is not known: declare it with --reference-host if it stands for the bucket, or with --foreign-host if it is not ours")]
+    #[error(
+        "the host {host} of {name} is not known: declare it with --reference-host if it stands for the bucket, or with --foreign-host if it is not ours"
+    )]
     UnknownHost {
         /// The host, with the bucket behind it for path-style S3 hosts.
         host: String,
@@ -160,7 +176,9 @@ impl NameRules {
     /// The name that means this key, of form `key`; `None` when no name can.
     #[must_use]
     pub fn name_of<'key>(&self, key: &'key ObjectKey) -> Option<&'key str> {
-        key.as_str().strip_prefix(self.prefix.as_str()).filter(|name| !name.is_empty())
+        key.as_str()
+            .strip_prefix(self.prefix.as_str())
+            .filter(|name| !name.is_empty())
     }
 
     /// The keys that a name protects: its primary key first, then its alternates. None
@@ -189,7 +207,11 @@ impl NameRules {
         if name.starts_with(['[', '{']) {
             return Err(NameError::LooksLikeList(shown(name)));
         }
-        let key = if self.prefix.is_empty() { Cow::Borrowed(name) } else { Cow::Owned(format!("{}{name}", self.prefix)) };
+        let key = if self.prefix.is_empty() {
+            Cow::Borrowed(name)
+        } else {
+            Cow::Owned(format!("{}{name}", self.prefix))
+        };
         check_length(name, &key)?;
         Ok(key)
     }
@@ -214,8 +236,15 @@ impl NameRules {
             Located::Here(raw) => raw,
             Located::Foreign => return Ok(Vec::new()),
             Located::Unknown => {
-                let host = if is_s3_host(&host) { format!("{host}/{}", path.split('/').next().unwrap_or_default()) } else { host };
-                return Err(NameError::UnknownHost { host: escape(&host), name: shown(name) });
+                let host = if is_s3_host(&host) {
+                    format!("{host}/{}", path.split('/').next().unwrap_or_default())
+                } else {
+                    host
+                };
+                return Err(NameError::UnknownHost {
+                    host: escape(&host),
+                    name: shown(name),
+                });
             }
         };
         readings(name, raw)
@@ -229,7 +258,11 @@ impl NameRules {
         // Virtual-hosted (`bucket.s3.region.amazonaws.com/key`) before path-style
         // (`s3.region.amazonaws.com/bucket/key`):
         // https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html
-        if host.strip_prefix(self.bucket.as_str()).and_then(|rest| rest.strip_prefix('.')).is_some_and(is_s3_host) {
+        if host
+            .strip_prefix(self.bucket.as_str())
+            .and_then(|rest| rest.strip_prefix('.'))
+            .is_some_and(is_s3_host)
+        {
             return Located::Here(path);
         }
         if is_s3_host(host) {
@@ -239,7 +272,11 @@ impl NameRules {
                 }
             }
         }
-        if declared(&self.foreign_hosts).is_some() { Located::Foreign } else { Located::Unknown }
+        if declared(&self.foreign_hosts).is_some() {
+            Located::Foreign
+        } else {
+            Located::Unknown
+        }
     }
 }
 
@@ -252,7 +289,10 @@ enum Located<'url> {
 /// Whether this is a host of S3 itself, of whatever region: `s3`, `s3-REGION`, dual
 /// stack, accelerated or a static web site's.
 fn is_s3_host(host: &str) -> bool {
-    let Some(service) = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn")) else {
+    let Some(service) = host
+        .strip_suffix(".amazonaws.com")
+        .or_else(|| host.strip_suffix(".amazonaws.com.cn"))
+    else {
         return false;
     };
     let first = service.split('.').next().unwrap_or_default();
@@ -260,12 +300,18 @@ fn is_s3_host(host: &str) -> bool {
 }
 
 fn primary(key: String) -> Reference {
-    Reference { key: ObjectKey::new(key), kind: ReferenceKind::Primary }
+    Reference {
+        key: ObjectKey::new(key),
+        kind: ReferenceKind::Primary,
+    }
 }
 
 fn check_length(name: &str, key: &str) -> Result<(), NameError> {
     if key.len() > MAX_KEY_BYTES {
-        return Err(NameError::TooLong { name: shown(name), bytes: key.len() });
+        return Err(NameError::TooLong {
+            name: shown(name),
+            bytes: key.len(),
+        });
     }
     Ok(())
 }
@@ -274,7 +320,10 @@ fn check_length(name: &str, key: &str) -> Result<(), NameError> {
 /// space, or a key that itself holds `%`.
 fn readings(name: &str, raw: &str) -> Result<Vec<Reference>, NameError> {
     let decode = |text: &str| {
-        percent_decode_str(text).decode_utf8().map(Cow::into_owned).map_err(|_| NameError::NotUtf8(shown(name)))
+        percent_decode_str(text)
+            .decode_utf8()
+            .map(Cow::into_owned)
+            .map_err(|_| NameError::NotUtf8(shown(name)))
     };
     let key = decode(raw)?;
     if key.is_empty() {
@@ -290,10 +339,16 @@ fn readings(name: &str, raw: &str) -> Result<Vec<Reference>, NameError> {
     }
     let mut references = vec![primary(key)];
     // An alternate longer than any key protects nothing, and is no error.
-    for key in alternates.into_iter().filter(|key| key.len() <= MAX_KEY_BYTES) {
+    for key in alternates
+        .into_iter()
+        .filter(|key| key.len() <= MAX_KEY_BYTES)
+    {
         let key = ObjectKey::new(key);
         if references.iter().all(|reference| reference.key != key) {
-            references.push(Reference { key, kind: ReferenceKind::Alternate });
+            references.push(Reference {
+                key,
+                kind: ReferenceKind::Alternate,
+            });
         }
     }
     Ok(references)
@@ -311,13 +366,21 @@ mod tests {
             bucket: "pics".to_owned(),
             form,
             prefix: String::new(),
-            hosts: vec![Host::new("CDN.example.com").unwrap(), Host::new("localhost:9000/pics").unwrap()],
+            hosts: vec![
+                Host::new("CDN.example.com").unwrap(),
+                Host::new("localhost:9000/pics").unwrap(),
+            ],
             foreign_hosts: vec![Host::new("avatars.example.net").unwrap()],
         }
     }
 
     fn keys(name: &str) -> Vec<String> {
-        rules(ReferenceForm::Url).widen(name).unwrap().into_iter().map(|reference| reference.key.as_str().to_owned()).collect()
+        rules(ReferenceForm::Url)
+            .widen(name)
+            .unwrap()
+            .into_iter()
+            .map(|reference| reference.key.as_str().to_owned())
+            .collect()
     }
 
     fn refused(form: ReferenceForm, name: &str) -> String {
@@ -349,9 +412,18 @@ mod tests {
     fn an_undeclared_host_is_an_error_that_names_it() {
         for (url, host) in [
             ("https://img.example.org/a.png", "img.example.org"),
-            ("https://pics2.s3.amazonaws.com/a.png", "pics2.s3.amazonaws.com"),
-            ("https://s3.amazonaws.com/other/a.png", "s3.amazonaws.com/other"),
-            ("https://pics.s3.amazonaws.com.evil.example/a.png", "pics.s3.amazonaws.com.evil.example"),
+            (
+                "https://pics2.s3.amazonaws.com/a.png",
+                "pics2.s3.amazonaws.com",
+            ),
+            (
+                "https://s3.amazonaws.com/other/a.png",
+                "s3.amazonaws.com/other",
+            ),
+            (
+                "https://pics.s3.amazonaws.com.evil.example/a.png",
+                "pics.s3.amazonaws.com.evil.example",
+            ),
             ("https://cdn.example.com:8443/a.png", "cdn.example.com:8443"),
             ("https://localhost:9000/pics2/a.png", "localhost:9000"),
             ("s3://other/a.png", "other"),
@@ -368,8 +440,13 @@ mod tests {
 
     #[test]
     fn other_readings_protect_but_are_not_counted() {
-        let references = rules(ReferenceForm::Url).widen("https://cdn.example.com/a+b%20%EA%B3%A0.png").unwrap();
-        let shown: Vec<_> = references.iter().map(|reference| (reference.key.as_str(), reference.kind)).collect();
+        let references = rules(ReferenceForm::Url)
+            .widen("https://cdn.example.com/a+b%20%EA%B3%A0.png")
+            .unwrap();
+        let shown: Vec<_> = references
+            .iter()
+            .map(|reference| (reference.key.as_str(), reference.kind))
+            .collect();
         assert_eq!(
             shown,
             [
@@ -384,8 +461,14 @@ mod tests {
     fn names_of_the_wrong_form_are_errors_that_name_them_without_their_query() {
         assert!(refused(ReferenceForm::Url, "a/b.png").contains("'a/b.png' is not an http"));
         assert!(refused(ReferenceForm::Url, "ftp://cdn.example.com/a").contains("is not an http"));
-        assert!(refused(ReferenceForm::Url, "https://cdn.example.com/%ff.png").contains("does not decode"));
-        assert!(refused(ReferenceForm::Key, "https://me:pw@h/a?sig=secret").contains("'https://h/a' looks like a URL"));
+        assert!(
+            refused(ReferenceForm::Url, "https://cdn.example.com/%ff.png")
+                .contains("does not decode")
+        );
+        assert!(
+            refused(ReferenceForm::Key, "https://me:pw@h/a?sig=secret")
+                .contains("'https://h/a' looks like a URL")
+        );
         assert!(refused(ReferenceForm::Key, "[\"a.png\"]").contains("looks like JSON"));
         assert!(refused(ReferenceForm::Key, "{a.png}").contains("looks like JSON"));
         assert!(refused(ReferenceForm::Key, &"x".repeat(1_025)).contains("1025 bytes"));
@@ -394,10 +477,21 @@ mod tests {
 
     #[test]
     fn hosts_are_hosts() {
-        for bad in ["", "https://cdn.example.com", "a b", "me@cdn", "cdn?x", "/x", "a\nb"] {
+        for bad in [
+            "",
+            "https://cdn.example.com",
+            "a b",
+            "me@cdn",
+            "cdn?x",
+            "/x",
+            "a\nb",
+        ] {
             assert!(Host::new(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(String::from(Host::new("CDN.example.com/x/").unwrap()), "cdn.example.com/x");
+        assert_eq!(
+            String::from(Host::new("CDN.example.com/x/").unwrap()),
+            "cdn.example.com/x"
+        );
     }
 
     proptest! {

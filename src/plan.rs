@@ -2,9 +2,9 @@
 //!
 //! Only an [`ApprovedPlan`] can be swept, and only the guards can make one.
 
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
-use std::cmp::Reverse;
 
 use jiff::Timestamp;
 
@@ -43,7 +43,10 @@ impl PlanBuilder {
             newest_referenced: None,
             newest_orphans: BinaryHeap::new(),
             examples: Vec::new(),
-            oldest: Oldest { max: max_delete, heap: BinaryHeap::new() },
+            oldest: Oldest {
+                max: max_delete,
+                heap: BinaryHeap::new(),
+            },
         })
     }
 
@@ -63,14 +66,16 @@ impl PlanBuilder {
             if self.examples.len() < guards::EXAMPLES {
                 self.examples.push(orphan.key.clone());
             }
-            self.newest_orphans.push(Reverse((orphan.last_modified, orphan.key.clone())));
+            self.newest_orphans
+                .push(Reverse((orphan.last_modified, orphan.key.clone())));
             if self.newest_orphans.len() > guards::NEWER_ORPHANS {
                 self.newest_orphans.pop();
             }
             self.oldest.add(orphan);
         }
         let room = MAX_NAMED_DANGLING - self.dangling.len();
-        self.dangling.extend(findings.dangling.into_iter().take(room));
+        self.dangling
+            .extend(findings.dangling.into_iter().take(room));
         self.newest_referenced = self.newest_referenced.max(findings.newest_referenced);
         self.counts += findings.counts;
         Ok(())
@@ -86,7 +91,11 @@ impl PlanBuilder {
             counts: self.counts,
             dangling: self.dangling,
             newest_referenced: self.newest_referenced,
-            newest_orphans: self.newest_orphans.into_iter().map(|Reverse(orphan)| orphan).collect(),
+            newest_orphans: self
+                .newest_orphans
+                .into_iter()
+                .map(|Reverse(orphan)| orphan)
+                .collect(),
             examples: self.examples,
             last_chosen: self.oldest.last_chosen(),
         })
@@ -112,7 +121,10 @@ impl Oldest {
     fn last_chosen(mut self) -> Chosen {
         match self.max {
             None => Chosen::All,
-            Some(_) => self.heap.pop().map_or(Chosen::None, |last| Chosen::UpTo(last.0, last.1)),
+            Some(_) => self
+                .heap
+                .pop()
+                .map_or(Chosen::None, |last| Chosen::UpTo(last.0, last.1)),
         }
     }
 }
@@ -198,7 +210,11 @@ impl Plan {
     /// Every guard that says no, and the plan.
     pub fn approve(self, limits: &Limits) -> Result<ApprovedPlan, Box<(Vec<Refusal>, Self)>> {
         let refusals = guards::judge(&self, limits);
-        if refusals.is_empty() { Ok(ApprovedPlan(self)) } else { Err(Box::new((refusals, self))) }
+        if refusals.is_empty() {
+            Ok(ApprovedPlan(self))
+        } else {
+            Err(Box::new((refusals, self)))
+        }
     }
 }
 
@@ -218,7 +234,10 @@ impl ApprovedPlan {
     /// # Errors
     /// The temporary file cannot be read.
     pub fn batches(&self) -> io::Result<Batches<'_>> {
-        Ok(Batches { orphans: self.0.spool.orphans()?, chosen: &self.0.last_chosen })
+        Ok(Batches {
+            orphans: self.0.spool.orphans()?,
+            chosen: &self.0.last_chosen,
+        })
     }
 }
 
@@ -279,7 +298,12 @@ mod tests {
             last_modified: Timestamp::from_second(age).unwrap(),
         });
         let mut builder = PlanBuilder::new(max_delete).unwrap();
-        builder.add(Findings { orphans: orphans.collect(), ..Findings::default() }).unwrap();
+        builder
+            .add(Findings {
+                orphans: orphans.collect(),
+                ..Findings::default()
+            })
+            .unwrap();
         ApprovedPlan(builder.finish().unwrap())
     }
 

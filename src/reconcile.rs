@@ -55,17 +55,32 @@ pub enum Word {
 /// Holds the answer against what was asked: one word for each orphan, in order.
 #[must_use]
 pub fn reconcile(asked: &[Orphan], answer: BatchAnswer) -> Vec<Word> {
-    let mut deleted: HashMap<String, Option<String>> =
-        answer.deleted.into_iter().map(|deleted| (deleted.key, deleted.marker)).collect();
-    let mut errors: HashMap<String, (String, String)> =
-        answer.errors.into_iter().map(|error| (error.key, (error.code, error.message))).collect();
+    let mut deleted: HashMap<String, Option<String>> = answer
+        .deleted
+        .into_iter()
+        .map(|deleted| (deleted.key, deleted.marker))
+        .collect();
+    let mut errors: HashMap<String, (String, String)> = answer
+        .errors
+        .into_iter()
+        .map(|error| (error.key, (error.code, error.message)))
+        .collect();
     asked
         .iter()
-        .map(|orphan| match (deleted.remove(orphan.key.as_str()), errors.remove(orphan.key.as_str())) {
-            (Some(marker), None) => Word::Settled(Outcome::Deleted { marker }),
-            (None, Some((code, message))) => of_error(code, message),
-            (None, None) => Word::Silent { reason: "S3's answer did not mention the key" },
-            (Some(_), Some(_)) => Word::Silent { reason: "S3's answer called the key both deleted and not" },
+        .map(|orphan| {
+            match (
+                deleted.remove(orphan.key.as_str()),
+                errors.remove(orphan.key.as_str()),
+            ) {
+                (Some(marker), None) => Word::Settled(Outcome::Deleted { marker }),
+                (None, Some((code, message))) => of_error(code, message),
+                (None, None) => Word::Silent {
+                    reason: "S3's answer did not mention the key",
+                },
+                (Some(_), Some(_)) => Word::Silent {
+                    reason: "S3's answer called the key both deleted and not",
+                },
+            }
         })
         .collect()
 }
@@ -77,7 +92,9 @@ pub fn of_error(code: String, message: String) -> Word {
     match code.as_str() {
         "PreconditionFailed" => Word::ConditionFailed,
         "NoSuchKey" | "NotFound" => Word::Settled(Outcome::Gone),
-        "ConditionalRequestConflict" | "OperationAborted" => Word::Settled(Outcome::Spared(SparedBy::Conflict)),
+        "ConditionalRequestConflict" | "OperationAborted" => {
+            Word::Settled(Outcome::Spared(SparedBy::Conflict))
+        }
         _ => Word::Settled(Outcome::Failed { code, message }),
     }
 }
@@ -94,7 +111,12 @@ mod tests {
     use crate::object::ETag;
 
     fn orphan(key: &str) -> Orphan {
-        Orphan { key: ObjectKey::new(key), etag: ETag::new("\"e\""), size: 1, last_modified: Timestamp::UNIX_EPOCH }
+        Orphan {
+            key: ObjectKey::new(key),
+            etag: ETag::new("\"e\""),
+            size: 1,
+            last_modified: Timestamp::UNIX_EPOCH,
+        }
     }
 
     #[test]
@@ -102,8 +124,14 @@ mod tests {
         let of = |code: &str| of_error(code.to_owned(), "words".to_owned());
         assert_eq!(of("PreconditionFailed"), Word::ConditionFailed);
         assert_eq!(of("NoSuchKey"), Word::Settled(Outcome::Gone));
-        assert_eq!(of("ConditionalRequestConflict"), Word::Settled(Outcome::Spared(SparedBy::Conflict)));
-        let failed = Outcome::Failed { code: "AccessDenied".to_owned(), message: "words".to_owned() };
+        assert_eq!(
+            of("ConditionalRequestConflict"),
+            Word::Settled(Outcome::Spared(SparedBy::Conflict))
+        );
+        let failed = Outcome::Failed {
+            code: "AccessDenied".to_owned(),
+            message: "words".to_owned(),
+        };
         assert_eq!(of("AccessDenied"), Word::Settled(failed));
     }
 

@@ -42,8 +42,14 @@ pub struct Chunk {
 
 impl Chunk {
     /// The chunk of these references over the range.
-    pub fn new<'a>(range: KeyRange, references: impl IntoIterator<Item = (&'a str, ReferenceKind)>) -> Self {
-        let mut chunk = Self { range, ..Self::default() };
+    pub fn new<'a>(
+        range: KeyRange,
+        references: impl IntoIterator<Item = (&'a str, ReferenceKind)>,
+    ) -> Self {
+        let mut chunk = Self {
+            range,
+            ..Self::default()
+        };
         for (key, kind) in references {
             chunk.push(key, kind);
         }
@@ -119,7 +125,10 @@ impl Chunker {
     /// is named again and again at the cut).
     #[must_use]
     pub fn new(references_per_chunk: usize) -> Self {
-        Self { references_per_chunk: references_per_chunk.max(1), current: Chunk::default() }
+        Self {
+            references_per_chunk: references_per_chunk.max(1),
+            current: Chunk::default(),
+        }
     }
 
     /// Adds the next reference, and returns the chunk that it completes. A chunk is
@@ -128,15 +137,28 @@ impl Chunker {
     ///
     /// # Errors
     /// The key is less than the one before.
-    pub fn push(&mut self, key: &str, kind: ReferenceKind) -> Result<Option<Chunk>, ReferenceDisorder> {
-        let before = self.current.last().or(self.current.range.after.as_ref().map(ObjectKey::as_str));
+    pub fn push(
+        &mut self,
+        key: &str,
+        kind: ReferenceKind,
+    ) -> Result<Option<Chunk>, ReferenceDisorder> {
+        let before =
+            self.current
+                .last()
+                .or(self.current.range.after.as_ref().map(ObjectKey::as_str));
         if let Some(before) = before {
             if key < before {
-                return Err(ReferenceDisorder { before: ObjectKey::new(before), key: ObjectKey::new(key) });
+                return Err(ReferenceDisorder {
+                    before: ObjectKey::new(before),
+                    key: ObjectKey::new(key),
+                });
             }
             if self.current.len() >= self.references_per_chunk && key > before {
                 let cut = ObjectKey::new(before);
-                let next = KeyRange { after: Some(cut.clone()), up_to: None };
+                let next = KeyRange {
+                    after: Some(cut.clone()),
+                    up_to: None,
+                };
                 let mut complete = mem::replace(&mut self.current, Chunk::new(next, []));
                 complete.range.up_to = Some(cut);
                 self.current.push(key, kind);
@@ -213,6 +235,9 @@ mod tests {
         }
         chunker.push("c", ReferenceKind::Primary).unwrap();
         let error = chunker.push("b", ReferenceKind::Primary).unwrap_err();
-        assert_eq!(error.to_string(), "the references are out of order: b came after c");
+        assert_eq!(
+            error.to_string(),
+            "the references are out of order: b came after c"
+        );
     }
 }

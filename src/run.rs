@@ -24,7 +24,9 @@ use crate::s3::{Bucket, BucketError, Deleter};
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::summary::{Counts, MAX_PROBLEMS, Problem, Refusal, Status, SumError, Summary};
-use crate::sweep::{CheckError, Hands, Judged, MAX_BATCH, Pace, RecordError, SweepError, sweep};
+use crate::sweep::{
+    CheckError, Hands, Judged, MAX_BATCH, Pace, Probe, RecordError, SweepError, probe, sweep,
+};
 
 /// References in a range: nine pages' worth, so that the page which straddles a cut, and is
 /// listed twice, stays a small part of the whole.
@@ -61,7 +63,6 @@ impl RunError {
             Self::Sums(_) => "Internal",
         }
     }
-
 }
 
 /// An error and its causes in one line.
@@ -182,7 +183,9 @@ pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &P
         Ok(End::Refused(refusals)) => (Status::Refused, refusals, None),
         Ok(End::Stopped) => (Status::Incomplete, Vec::new(), None),
         Ok(End::Done) if settings.allowed.dry_run => (Status::DryRun, Vec::new(), None),
-        Ok(End::Done) if run.counts.failed + run.counts.unknown > 0 => (Status::Incomplete, Vec::new(), None),
+        Ok(End::Done) if run.counts.failed + run.counts.unknown > 0 => {
+            (Status::Incomplete, Vec::new(), None)
+        }
         Ok(End::Done) => (Status::Completed, Vec::new(), None),
         Err(error) => (Status::Failed, Vec::new(), Some(error)),
     };
@@ -210,7 +213,12 @@ pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &P
         error = error.or(Some(unwritten));
     }
     summary.log(&refusals);
-    Report { summary, refusals, error, interrupted: stop.interrupted() && status == Status::Incomplete }
+    Report {
+        summary,
+        refusals,
+        error,
+        interrupted: stop.interrupted() && status == Status::Incomplete,
+    }
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -220,17 +228,35 @@ fn milliseconds(duration: Duration) -> u64 {
 impl Summary {
     fn name(&mut self, error: Option<&RunError>) {
         let Some(error) = error else { return };
-        self.errors.insert(0, Problem { key: None, code: error.kind().to_owned(), message: chain(error) });
+        self.errors.insert(
+            0,
+            Problem {
+                key: None,
+                code: error.kind().to_owned(),
+                message: chain(error),
+            },
+        );
         self.errors.truncate(MAX_PROBLEMS);
     }
 
     fn log(&self, refusals: &[Refusal]) {
         for refusal in refusals {
-            tracing::warn!(guard = refusal.guard, value = refusal.value, limit = refusal.limit, hint = refusal.hint, "a guard refused");
+            tracing::warn!(
+                guard = refusal.guard,
+                value = refusal.value,
+                limit = refusal.limit,
+                hint = refusal.hint,
+                "a guard refused"
+            );
         }
         for problem in &self.errors {
             let key = problem.key.as_ref().map(tracing::field::display);
-            tracing::error!(key, code = problem.code, error = problem.message, "met a problem");
+            tracing::error!(
+                key,
+                code = problem.code,
+                error = problem.message,
+                "met a problem"
+            );
         }
         let counts = &self.counts;
         tracing::info!(
@@ -264,37 +290,65 @@ struct Run<'run> {
 impl Run<'_> {
     async fn carry_out(&mut self, client: &Client) -> Result<End, RunError> {
         let settings = self.settings;
-        let bucket = Bucket::new(client.clone(), settings.bucket(), settings.scope.prefix().clone());
+        let bucket = Bucket::new(
+            client.clone(),
+            settings.bucket(),
+            settings.scope.prefix().clone(),
+        );
         let database = Database::new(settings.database_url.clone());
         if settings.database_url.is_unverified() {
-            tracing::warn!(host = settings.database_url.host(), "the address of the database asks for less than sslmode=verify-full: somebody on the way could answer in its place");
+            tracing::warn!(
+                host = settings.database_url.host(),
+                "the address of the database asks for less than sslmode=verify-full: somebody on the way could answer in its place"
+            );
         }
         let (versioning, storage_now) = bucket.ground().await?;
         let local_now = Timestamp::now();
-        let ground = Ground { local_now, storage_now, versioning, standby: false };
+        let ground = Ground {
+            local_now,
+            storage_now,
+            versioning,
+            standby: false,
+        };
         let started = guards::now(&ground);
         let cutoff = cutoff(started, settings.min_age);
         self.cutoff = Some(cutoff);
-        let criteria = Criteria { scope: settings.scope.clone(), cutoff };
+        let criteria = Criteria {
+            scope: settings.scope.clone(),
+            cutoff,
+        };
 
         // The snapshot is taken after the cutoff was fixed, so that it sees every row that
         // will ever name an object older than it.
         let snapshot = Snapshot::open(&database, &settings.references).await?;
         let identity = snapshot.identity().clone();
-        let refusals = guards::inspect(&Ground { standby: identity.standby, ..ground }, settings.allowed);
+        let refusals = guards::inspect(
+            &Ground {
+                standby: identity.standby,
+                ..ground
+            },
+            settings.allowed,
+        );
         if !refusals.is_empty() {
             return Ok(End::Refused(refusals));
         }
 
         let listed_since = Instant::now();
-        let mut check = PrimaryCheck::new(database, settings.references.clone(), settings.rules.clone(), identity.clone());
+        let mut check = PrimaryCheck::new(
+            database,
+            settings.references.clone(),
+            settings.rules.clone(),
+            identity.clone(),
+        );
         // Reading is dropped in the middle when the run is to stop; nothing was deleted.
         let stop = self.stop;
         let plan = tokio::select! {
             plan = self.plan(&bucket, snapshot, &criteria, &mut check) => plan?,
             () = stop.wait() => return Ok(End::Stopped),
         };
-        self.ledger.plan(&self.header(&identity, cutoff, &plan), plan.spool()).await?;
+        self.ledger
+            .plan(&self.header(&identity, cutoff, &plan), plan.spool())
+            .await?;
         if !plan.dangling().is_empty() {
             self.ledger.dangling(plan.dangling()).await?;
         }
@@ -305,19 +359,46 @@ impl Run<'_> {
         if settings.allowed.dry_run {
             return Ok(End::Done);
         }
-        let judged = Judged { cutoff, listed_since: Some(listed_since), started };
-        let ended = self.sweep(&approved, judged, Deleter::new(bucket), &mut check).await;
+        if approved.plan().spool().is_empty() {
+            return Ok(End::Done);
+        }
+        let deleter = Deleter::new(bucket);
+        let honoured = match probe(&deleter, settings.scope.prefix()).await {
+            Probe::Honoured => true,
+            Probe::Ignored if settings.allowed.unconditional => false,
+            Probe::Ignored => return Ok(End::Refused(vec![guards::conditions_ignored()])),
+            Probe::Failed { code, message } => {
+                return Err(SweepError::Refused { code, message }.into());
+            }
+        };
+        // Without conditions the only protection left is a look just before the batch.
+        let judged = Judged {
+            cutoff,
+            listed_since: honoured.then_some(listed_since),
+            started,
+        };
+        let ended = self.sweep(&approved, judged, &deleter, &mut check).await;
         check.close().await;
         ended
     }
 
     /// Mark and judge: everything before the guards. It has nothing in its hands that
     /// deletes.
-    async fn plan(&mut self, bucket: &Bucket, mut snapshot: Snapshot, criteria: &Criteria, check: &mut PrimaryCheck) -> Result<Plan, RunError> {
+    async fn plan(
+        &mut self,
+        bucket: &Bucket,
+        mut snapshot: Snapshot,
+        criteria: &Criteria,
+        check: &mut PrimaryCheck,
+    ) -> Result<Plan, RunError> {
         let settings = self.settings;
         let mut builder = PlanBuilder::new(settings.max_delete)?;
         {
-            let marking = Marking { rules: &settings.rules, prefix: settings.scope.prefix(), per_chunk: REFERENCES_PER_RANGE };
+            let marking = Marking {
+                rules: &settings.rules,
+                prefix: settings.scope.prefix(),
+                per_chunk: REFERENCES_PER_RANGE,
+            };
             let names = snapshot.names(settings.rules.keep_order()).await?;
             let chunks = chunks(Box::pin(names), marking);
             let counts = &mut self.counts;
@@ -325,24 +406,53 @@ impl Run<'_> {
                 *counts = *so_far;
                 self.progress.judged(so_far);
             };
-            judge(bucket, chunks, criteria, settings.concurrency, &mut builder, note).await?;
+            judge(
+                bucket,
+                chunks,
+                criteria,
+                settings.concurrency,
+                &mut builder,
+                note,
+            )
+            .await?;
         }
         // Rows may have been lost under the snapshot; only now is it known to be complete.
         snapshot.finish().await?;
         let mut plan = builder.finish()?;
         if plan.spool().len() != plan.counts().orphans {
-            return Err(SumError::Settled { orphans: plan.counts().orphans, settled: plan.spool().len() }.into());
+            return Err(SumError::Settled {
+                orphans: plan.counts().orphans,
+                settled: plan.spool().len(),
+            }
+            .into());
         }
         dangling::confirm(&mut plan, bucket, check, settings.concurrency).await?;
         self.counts = plan.counts();
         Ok(plan)
     }
 
-    async fn sweep(&mut self, plan: &ApprovedPlan, judged: Judged, deleter: Deleter, check: &mut PrimaryCheck) -> Result<End, RunError> {
+    async fn sweep(
+        &mut self,
+        plan: &ApprovedPlan,
+        judged: Judged,
+        deleter: &Deleter,
+        check: &mut PrimaryCheck,
+    ) -> Result<End, RunError> {
         let concurrency = self.settings.concurrency;
-        let pace = Pace { batches_at_once: BATCHES_AT_ONCE.min(concurrency), looks_at_once: concurrency, batch_size: MAX_BATCH };
-        let hands = Hands { delete: &deleter, check, record: self.ledger };
-        let swept = sweep(plan, judged, hands, pace, self.stop, |counts| self.progress.swept(counts)).await;
+        let pace = Pace {
+            batches_at_once: BATCHES_AT_ONCE.min(concurrency),
+            looks_at_once: concurrency,
+            batch_size: MAX_BATCH,
+        };
+        let hands = Hands {
+            delete: deleter,
+            check,
+            record: self.ledger,
+        };
+        let swept = sweep(plan, judged, hands, pace, self.stop, |counts| {
+            self.progress.swept(counts)
+        })
+        .await;
         self.swept = true;
         self.counts += swept.counts;
         self.problems = swept.problems;
@@ -380,5 +490,8 @@ impl Run<'_> {
 
 /// What is older than this may be an orphan.
 fn cutoff(started: Timestamp, min_age: Duration) -> Timestamp {
-    SignedDuration::try_from(min_age).ok().and_then(|grace| started.checked_sub(grace).ok()).unwrap_or(Timestamp::MIN)
+    SignedDuration::try_from(min_age)
+        .ok()
+        .and_then(|grace| started.checked_sub(grace).ok())
+        .unwrap_or(Timestamp::MIN)
 }

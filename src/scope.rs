@@ -6,8 +6,9 @@ use thiserror::Error;
 use crate::key::Prefix;
 
 /// The extensions of images that are in scope unless `--include` says otherwise.
-pub const IMAGE_EXTENSIONS: [&str; 13] =
-    ["jpg", "jpeg", "png", "gif", "webp", "avif", "heic", "heif", "svg", "bmp", "tif", "tiff", "ico"];
+pub const IMAGE_EXTENSIONS: [&str; 13] = [
+    "jpg", "jpeg", "png", "gif", "webp", "avif", "heic", "heif", "svg", "bmp", "tif", "tiff", "ico",
+];
 
 /// Which keys a run may judge.
 #[derive(Debug, Clone)]
@@ -33,8 +34,16 @@ impl Scope {
     /// # Errors
     /// A glob that does not parse.
     pub fn new(prefix: Prefix, include: &[String], exclude: &[String]) -> Result<Self, GlobError> {
-        let include = if include.is_empty() { None } else { Some(Globs::new(include)?) };
-        Ok(Self { prefix, include, exclude: Globs::new(exclude)? })
+        let include = if include.is_empty() {
+            None
+        } else {
+            Some(Globs::new(include)?)
+        };
+        Ok(Self {
+            prefix,
+            include,
+            exclude: Globs::new(exclude)?,
+        })
     }
 
     /// The folder that is listed.
@@ -46,7 +55,10 @@ impl Scope {
     /// The same globs below another prefix.
     #[must_use]
     pub fn below(&self, prefix: Prefix) -> Self {
-        Self { prefix, ..self.clone() }
+        Self {
+            prefix,
+            ..self.clone()
+        }
     }
 
     /// The globs that include, as they were given; empty where images are.
@@ -64,7 +76,10 @@ impl Scope {
     /// Whether the key may be judged.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
-        let included = self.include.as_ref().map_or_else(|| is_image(key), |include| include.matches(key));
+        let included = self
+            .include
+            .as_ref()
+            .map_or_else(|| is_image(key), |include| include.matches(key));
         included && self.prefix.contains(key) && !self.exclude.matches(key)
     }
 }
@@ -73,8 +88,11 @@ impl Scope {
 /// include, and asked of every object of a bucket, so it is not a glob.
 fn is_image(key: &str) -> bool {
     let last = last_segment(key);
-    last.rsplit_once('.')
-        .is_some_and(|(_, extension)| IMAGE_EXTENSIONS.iter().any(|image| image.eq_ignore_ascii_case(extension)))
+    last.rsplit_once('.').is_some_and(|(_, extension)| {
+        IMAGE_EXTENSIONS
+            .iter()
+            .any(|image| image.eq_ignore_ascii_case(extension))
+    })
 }
 
 fn last_segment(key: &str) -> &str {
@@ -103,10 +121,18 @@ impl Globs {
                 .backslash_escape(true)
                 .build()
                 .map_err(failed(text))?;
-            if text.contains('/') { key.add(glob) } else { segment.add(glob) };
+            if text.contains('/') {
+                key.add(glob)
+            } else {
+                segment.add(glob)
+            };
         }
         let build = |set: GlobSetBuilder| set.build().map_err(failed(&texts.join(",")));
-        Ok(Self { texts: texts.to_vec(), segment: build(segment)?, key: build(key)? })
+        Ok(Self {
+            texts: texts.to_vec(),
+            segment: build(segment)?,
+            key: build(key)?,
+        })
     }
 
     fn matches(&self, key: &str) -> bool {
@@ -119,7 +145,12 @@ mod tests {
     use super::*;
 
     fn scope(prefix: &str, include: &[&str], exclude: &[&str]) -> Scope {
-        let own = |globs: &[&str]| globs.iter().map(|&glob| glob.to_owned()).collect::<Vec<_>>();
+        let own = |globs: &[&str]| {
+            globs
+                .iter()
+                .map(|&glob| glob.to_owned())
+                .collect::<Vec<_>>()
+        };
         Scope::new(Prefix::folder(prefix), &own(include), &own(exclude)).unwrap()
     }
 
@@ -128,23 +159,44 @@ mod tests {
         let scope = scope("", &[], &[]);
         for extension in IMAGE_EXTENSIONS {
             assert!(scope.contains(&format!("a/b c.{extension}")), "{extension}");
-            assert!(scope.contains(&format!("x.{}", extension.to_uppercase())), "{extension}");
+            assert!(
+                scope.contains(&format!("x.{}", extension.to_uppercase())),
+                "{extension}"
+            );
         }
-        for key in ["a.txt", "png", "a.png.bak", "a.png/", "backup.sql", "a.jpgx", ""] {
+        for key in [
+            "a.txt",
+            "png",
+            "a.png.bak",
+            "a.png/",
+            "backup.sql",
+            "a.jpgx",
+            "",
+        ] {
             assert!(!scope.contains(key), "{key}");
         }
     }
 
     #[test]
     fn a_glob_without_a_slash_matches_the_last_segment_and_one_with_a_slash_the_key() {
-        let scope = scope("images", &["*.png", "images/raw/**"], &["thumb_*", "images/keep/*"]);
+        let scope = scope(
+            "images",
+            &["*.png", "images/raw/**"],
+            &["thumb_*", "images/keep/*"],
+        );
         assert!(scope.contains("images/a/b.png"));
         assert!(scope.contains("images/raw/deep/x.bin"));
         assert!(!scope.contains("images/thumb_b.png"));
         assert!(!scope.contains("images/keep/b.png"));
-        assert!(scope.contains("images/keep/deeper/b.png"), "* does not cross a slash");
+        assert!(
+            scope.contains("images/keep/deeper/b.png"),
+            "* does not cross a slash"
+        );
         assert!(!scope.contains("images2/b.png"));
-        assert!(!scope.contains("images/B.PNG"), "an include of one's own has its own case");
+        assert!(
+            !scope.contains("images/B.PNG"),
+            "an include of one's own has its own case"
+        );
     }
 
     #[test]

@@ -19,7 +19,10 @@ use crate::scope::Scope;
 
 /// One thing that can be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the table in `names` says what each one is called; the README what it means")]
+#[expect(
+    missing_docs,
+    reason = "the table in `names` says what each one is called; the README what it means"
+)]
 pub enum Setting {
     Bucket,
     Prefix,
@@ -39,6 +42,7 @@ pub enum Setting {
     AllowNewerOrphans,
     AllowReplica,
     AllowUnversioned,
+    AllowUnconditional,
     DryRun,
     Report,
     Concurrency,
@@ -46,7 +50,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Bucket,
         Self::Prefix,
         Self::Include,
@@ -65,6 +69,7 @@ impl Setting {
         Self::AllowNewerOrphans,
         Self::AllowReplica,
         Self::AllowUnversioned,
+        Self::AllowUnconditional,
         Self::DryRun,
         Self::Report,
         Self::Concurrency,
@@ -92,6 +97,7 @@ impl Setting {
             Self::AllowNewerOrphans => ("--allow-newer-orphans", "SWEEPER_ALLOW_NEWER_ORPHANS"),
             Self::AllowReplica => ("--allow-replica", "SWEEPER_ALLOW_REPLICA"),
             Self::AllowUnversioned => ("--allow-unversioned", "SWEEPER_ALLOW_UNVERSIONED"),
+            Self::AllowUnconditional => ("--allow-unconditional", "SWEEPER_ALLOW_UNCONDITIONAL"),
             Self::DryRun => ("--dry-run", "SWEEPER_DRY_RUN"),
             Self::Report => ("--report", "SWEEPER_REPORT"),
             Self::Concurrency => ("--concurrency", "SWEEPER_CONCURRENCY"),
@@ -100,7 +106,10 @@ impl Setting {
 
     /// Whether it may be given several times.
     fn is_list(self) -> bool {
-        matches!(self, Self::Include | Self::Exclude | Self::ReferenceHost | Self::ForeignHost)
+        matches!(
+            self,
+            Self::Include | Self::Exclude | Self::ReferenceHost | Self::ForeignHost
+        )
     }
 }
 
@@ -115,7 +124,10 @@ pub struct ConfigError {
 impl ConfigError {
     /// A problem with what came from there.
     pub fn new(origin: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { origin: origin.into(), problem: problem.into() }
+        Self {
+            origin: origin.into(),
+            problem: problem.into(),
+        }
     }
 }
 
@@ -142,22 +154,44 @@ impl RawSettings {
     /// # Errors
     /// A variable that begins with `SWEEPER_` and is not known, or whose value is not text:
     /// a typing mistake in `SWEEPER_DRY_RUN` must never become a deletion.
-    pub fn from_environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
+    pub fn from_environment(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
         let mut raw = Self::default();
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
             if !name.starts_with("SWEEPER_") && name != Setting::DatabaseUrl.names().1 {
                 continue;
             }
-            let value = value.into_string().map_err(|_| ConfigError::new(&name, "its value is not UTF-8"))?;
-            match Setting::ALL.into_iter().find(|setting| setting.names().1 == name) {
+            let value = value
+                .into_string()
+                .map_err(|_| ConfigError::new(&name, "its value is not UTF-8"))?;
+            match Setting::ALL
+                .into_iter()
+                .find(|setting| setting.names().1 == name)
+            {
                 Some(_) if value.is_empty() => {}
                 Some(setting) => {
                     let origin = setting.names().1;
-                    let texts = if setting.is_list() { split_list(&value) } else { vec![value] };
-                    raw.0.insert(setting, texts.into_iter().map(|text| Given { text, origin }).collect());
+                    let texts = if setting.is_list() {
+                        split_list(&value)
+                    } else {
+                        vec![value]
+                    };
+                    raw.0.insert(
+                        setting,
+                        texts
+                            .into_iter()
+                            .map(|text| Given { text, origin })
+                            .collect(),
+                    );
                 }
-                None => return Err(ConfigError::new(name, "not a setting of this program; `orphan-sweeper sweep --help` lists them")),
+                None => {
+                    return Err(ConfigError::new(
+                        name,
+                        "not a setting of this program; `orphan-sweeper sweep --help` lists them",
+                    ));
+                }
             }
         }
         Ok(raw)
@@ -166,7 +200,10 @@ impl RawSettings {
     /// Adds what a flag says; it wins over the environment.
     pub fn flag(&mut self, setting: Setting, texts: impl IntoIterator<Item = String>) {
         let origin = setting.names().0;
-        let given: Vec<Given> = texts.into_iter().map(|text| Given { text, origin }).collect();
+        let given: Vec<Given> = texts
+            .into_iter()
+            .map(|text| Given { text, origin })
+            .collect();
         if !given.is_empty() {
             self.0.insert(setting, given);
         }
@@ -187,11 +224,19 @@ impl RawSettings {
 
     fn required(&self, setting: Setting) -> Result<&Given, ConfigError> {
         let (flag, variable) = setting.names();
-        self.one(setting).ok_or_else(|| ConfigError::new(flag, format!("required; give the flag or set {variable}")))
+        self.one(setting).ok_or_else(|| {
+            ConfigError::new(flag, format!("required; give the flag or set {variable}"))
+        })
     }
 
-    fn parsed<T>(&self, setting: Setting, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, ConfigError> {
-        self.one(setting).map(|given| parse(&given.text).map_err(|problem| given.wrong(problem))).transpose()
+    fn parsed<T>(
+        &self,
+        setting: Setting,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        self.one(setting)
+            .map(|given| parse(&given.text).map_err(|problem| given.wrong(problem)))
+            .transpose()
     }
 
     fn is_on(&self, setting: Setting) -> Result<bool, ConfigError> {
@@ -199,11 +244,17 @@ impl RawSettings {
     }
 
     fn hosts(&self, setting: Setting) -> Result<Vec<Host>, ConfigError> {
-        self.all(setting).iter().map(|given| Host::new(given.text.trim()).map_err(|error| given.wrong(error))).collect()
+        self.all(setting)
+            .iter()
+            .map(|given| Host::new(given.text.trim()).map_err(|error| given.wrong(error)))
+            .collect()
     }
 
     fn texts(&self, setting: Setting) -> Vec<String> {
-        self.all(setting).iter().map(|given| given.text.clone()).collect()
+        self.all(setting)
+            .iter()
+            .map(|given| given.text.clone())
+            .collect()
     }
 }
 
@@ -224,7 +275,11 @@ fn split_list(text: &str) -> Vec<String> {
             part.push(c);
         }
     }
-    parts.iter().map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+    parts
+        .iter()
+        .map(|part| part.trim().to_owned())
+        .filter(|part| !part.is_empty())
+        .collect()
 }
 
 fn parse_bool(text: &str) -> Result<bool, String> {
@@ -237,19 +292,28 @@ fn parse_bool(text: &str) -> Result<bool, String> {
 
 /// A grace period like `24h` or `7d`.
 fn parse_age(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{text:?} is not a time like `24h` or `7d`: {error}"))
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{text:?} is not a time like `24h` or `7d`: {error}"))
 }
 
 fn check_percent(percent: f64) -> Result<f64, String> {
-    if (0.0..=100.0).contains(&percent) { Ok(percent) } else { Err(format!("{percent} is not a percentage from 0 to 100")) }
+    if (0.0..=100.0).contains(&percent) {
+        Ok(percent)
+    } else {
+        Err(format!("{percent} is not a percentage from 0 to 100"))
+    }
 }
 
 fn parse_percent(text: &str) -> Result<f64, String> {
-    check_percent(text.parse().map_err(|_| format!("{text:?} is not a percentage from 0 to 100"))?)
+    check_percent(
+        text.parse()
+            .map_err(|_| format!("{text:?} is not a percentage from 0 to 100"))?,
+    )
 }
 
 fn parse_count(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("{text:?} is not a whole number"))
+    text.parse()
+        .map_err(|_| format!("{text:?} is not a whole number"))
 }
 
 /// The shortest grace period without `--allow-short-min-age`.
@@ -280,7 +344,9 @@ impl ReportLocation {
     fn parse(text: &str) -> Result<Self, String> {
         let Some(rest) = text.strip_prefix("s3://") else {
             if text.contains("://") {
-                return Err(format!("{text:?} is neither s3://bucket/prefix nor a folder"));
+                return Err(format!(
+                    "{text:?} is neither s3://bucket/prefix nor a folder"
+                ));
             }
             return Ok(Self::Folder(PathBuf::from(text)));
         };
@@ -288,7 +354,10 @@ impl ReportLocation {
         if bucket.is_empty() {
             return Err(format!("{text:?} names no bucket"));
         }
-        Ok(Self::S3 { bucket: bucket.to_owned(), prefix: Prefix::folder(prefix) })
+        Ok(Self::S3 {
+            bucket: bucket.to_owned(),
+            prefix: Prefix::folder(prefix),
+        })
     }
 
     fn lies_within(&self, swept: &str, scope: &Prefix) -> bool {
@@ -341,16 +410,29 @@ impl Settings {
         let prefix = Prefix::folder(raw.one(Setting::Prefix).map_or("", |given| &given.text));
         let scope = scope(raw, prefix)?;
         let rules = rules(raw, bucket)?;
-        let references = raw.one(Setting::References).map_or("SELECT name FROM images", |given| &given.text);
+        let references = raw
+            .one(Setting::References)
+            .map_or("SELECT name FROM images", |given| &given.text);
         let given = raw.required(Setting::DatabaseUrl)?;
         let database_url = DatabaseUrl::new(&given.text).map_err(|error| given.wrong(error))?;
-        let report = match (raw.parsed(Setting::Report, ReportLocation::parse)?, default_report) {
+        let report = match (
+            raw.parsed(Setting::Report, ReportLocation::parse)?,
+            default_report,
+        ) {
             (Some(report), _) => report,
             (None, Some(folder)) => ReportLocation::Folder(folder),
-            (None, None) => return Err(ConfigError::new(Setting::Report.names().1, "required: where what is deleted is written down, like s3://bucket/prefix")),
+            (None, None) => {
+                return Err(ConfigError::new(
+                    Setting::Report.names().1,
+                    "required: where what is deleted is written down, like s3://bucket/prefix",
+                ));
+            }
         };
         if report.lies_within(&rules.bucket, scope.prefix()) {
-            return Err(ConfigError::new(Setting::Report.names().0, "the report lies inside of what is swept; give another bucket or prefix"));
+            return Err(ConfigError::new(
+                Setting::Report.names().0,
+                "the report lies inside of what is swept; give another bucket or prefix",
+            ));
         }
         Ok(Self {
             scope,
@@ -360,17 +442,24 @@ impl Settings {
             min_age: min_age(raw)?,
             max_delete: raw.parsed(Setting::MaxDelete, parse_count)?,
             limits: Limits {
-                max_orphan_percent: raw.parsed(Setting::MaxOrphanPercent, parse_percent)?.unwrap_or(50.0),
-                max_dangling_percent: raw.parsed(Setting::MaxDanglingPercent, parse_percent)?.unwrap_or(50.0),
+                max_orphan_percent: raw
+                    .parsed(Setting::MaxOrphanPercent, parse_percent)?
+                    .unwrap_or(50.0),
+                max_dangling_percent: raw
+                    .parsed(Setting::MaxDanglingPercent, parse_percent)?
+                    .unwrap_or(50.0),
                 allow_newer_orphans: raw.is_on(Setting::AllowNewerOrphans)?,
             },
             allowed: Allowances {
                 dry_run: raw.is_on(Setting::DryRun)?,
                 unversioned: raw.is_on(Setting::AllowUnversioned)?,
                 replica: raw.is_on(Setting::AllowReplica)?,
+                unconditional: raw.is_on(Setting::AllowUnconditional)?,
             },
             report,
-            concurrency: raw.parsed(Setting::Concurrency, parse_concurrency)?.unwrap_or_else(default_concurrency),
+            concurrency: raw
+                .parsed(Setting::Concurrency, parse_concurrency)?
+                .unwrap_or_else(default_concurrency),
         })
     }
 
@@ -382,36 +471,63 @@ impl Settings {
         let mut tightened = self.clone();
         if let Some(dry_run) = event.dry_run {
             if !dry_run {
-                return Err(ConfigError::new("dry_run", "can only be true in an event; the function's configuration decides what may be deleted"));
+                return Err(ConfigError::new(
+                    "dry_run",
+                    "can only be true in an event; the function's configuration decides what may be deleted",
+                ));
             }
             tightened.allowed.dry_run = true;
         }
         if let Some(text) = &event.prefix {
             let prefix = Prefix::folder(text);
             if !prefix.extends(self.scope.prefix()) {
-                return Err(ConfigError::new("prefix", format!("'{prefix}' does not lie below the configured prefix '{}'", self.scope.prefix())));
+                return Err(ConfigError::new(
+                    "prefix",
+                    format!(
+                        "'{prefix}' does not lie below the configured prefix '{}'",
+                        self.scope.prefix()
+                    ),
+                ));
             }
             tightened.scope = self.scope.below(prefix);
         }
         if let Some(text) = &event.min_age {
-            let min_age = parse_age(text).map_err(|problem| ConfigError::new("min_age", problem))?;
+            let min_age =
+                parse_age(text).map_err(|problem| ConfigError::new("min_age", problem))?;
             if min_age < self.min_age {
-                return Err(ConfigError::new("min_age", format!("{text} is shorter than the configured {}", humantime::format_duration(self.min_age))));
+                return Err(ConfigError::new(
+                    "min_age",
+                    format!(
+                        "{text} is shorter than the configured {}",
+                        humantime::format_duration(self.min_age)
+                    ),
+                ));
             }
-            tightened.min_age = check_longest(min_age).map_err(|problem| ConfigError::new("min_age", problem))?;
+            tightened.min_age =
+                check_longest(min_age).map_err(|problem| ConfigError::new("min_age", problem))?;
         }
         if let Some(max_delete) = event.max_delete {
-            if let Some(configured) = self.max_delete.filter(|&configured| max_delete > configured) {
-                return Err(ConfigError::new("max_delete", format!("{max_delete} is larger than the configured {configured}")));
+            if let Some(configured) = self
+                .max_delete
+                .filter(|&configured| max_delete > configured)
+            {
+                return Err(ConfigError::new(
+                    "max_delete",
+                    format!("{max_delete} is larger than the configured {configured}"),
+                ));
             }
             tightened.max_delete = Some(max_delete);
         }
         if let Some(percent) = event.max_orphan_percent {
-            let percent = check_percent(percent).map_err(|problem| ConfigError::new("max_orphan_percent", problem))?;
+            let percent = check_percent(percent)
+                .map_err(|problem| ConfigError::new("max_orphan_percent", problem))?;
             if percent > self.limits.max_orphan_percent {
                 return Err(ConfigError::new(
                     "max_orphan_percent",
-                    format!("{percent} is larger than the configured {}", self.limits.max_orphan_percent),
+                    format!(
+                        "{percent} is larger than the configured {}",
+                        self.limits.max_orphan_percent
+                    ),
                 ));
             }
             tightened.limits.max_orphan_percent = percent;
@@ -421,8 +537,13 @@ impl Settings {
 }
 
 fn bucket_name(text: &str) -> Result<String, String> {
-    if text.contains("://") || text.contains('/') || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(format!("{text:?} is not the name of a bucket; a folder in it is given with --prefix"));
+    if text.contains("://")
+        || text.contains('/')
+        || text.chars().any(|c| c.is_whitespace() || c.is_control())
+    {
+        return Err(format!(
+            "{text:?} is not the name of a bucket; a folder in it is given with --prefix"
+        ));
     }
     if text.ends_with("--x-s3") {
         return Err("directory buckets list in no order and cannot be swept".to_owned());
@@ -433,11 +554,16 @@ fn bucket_name(text: &str) -> Result<String, String> {
 fn scope(raw: &RawSettings, prefix: Prefix) -> Result<Scope, ConfigError> {
     for setting in [Setting::Include, Setting::Exclude] {
         for given in raw.all(setting) {
-            Scope::new(Prefix::default(), std::slice::from_ref(&given.text), &[]).map_err(|error| given.wrong(error))?;
+            Scope::new(Prefix::default(), std::slice::from_ref(&given.text), &[])
+                .map_err(|error| given.wrong(error))?;
         }
     }
-    Scope::new(prefix, &raw.texts(Setting::Include), &raw.texts(Setting::Exclude))
-        .map_err(|error| ConfigError::new(Setting::Include.names().0, error.to_string()))
+    Scope::new(
+        prefix,
+        &raw.texts(Setting::Include),
+        &raw.texts(Setting::Exclude),
+    )
+    .map_err(|error| ConfigError::new(Setting::Include.names().0, error.to_string()))
 }
 
 fn rules(raw: &RawSettings, bucket: String) -> Result<NameRules, ConfigError> {
@@ -449,7 +575,9 @@ fn rules(raw: &RawSettings, bucket: String) -> Result<NameRules, ConfigError> {
     let rules = NameRules {
         bucket,
         form: form.unwrap_or_default(),
-        prefix: raw.one(Setting::ReferencePrefix).map_or_else(String::new, |given| given.text.clone()),
+        prefix: raw
+            .one(Setting::ReferencePrefix)
+            .map_or_else(String::new, |given| given.text.clone()),
         hosts: raw.hosts(Setting::ReferenceHost)?,
         foreign_hosts: raw.hosts(Setting::ForeignHost)?,
     };
@@ -459,7 +587,9 @@ fn rules(raw: &RawSettings, bucket: String) -> Result<NameRules, ConfigError> {
     };
     match senseless.iter().find_map(|&setting| raw.one(setting)) {
         Some(given) => Err(given.wrong(match rules.form {
-            ReferenceForm::Url => "has no meaning with --reference-form url: a URL holds the whole key",
+            ReferenceForm::Url => {
+                "has no meaning with --reference-form url: a URL holds the whole key"
+            }
             ReferenceForm::Key => "has no meaning without --reference-form url: a key has no host",
         })),
         None => Ok(rules),
@@ -481,7 +611,11 @@ fn min_age(raw: &RawSettings) -> Result<Duration, ConfigError> {
 }
 
 fn check_longest(min_age: Duration) -> Result<Duration, String> {
-    if min_age > LONGEST_MIN_AGE { Err("longer than 100 years".to_owned()) } else { Ok(min_age) }
+    if min_age > LONGEST_MIN_AGE {
+        Err("longer than 100 years".to_owned())
+    } else {
+        Ok(min_age)
+    }
 }
 
 fn parse_concurrency(text: &str) -> Result<usize, String> {

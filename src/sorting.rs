@@ -29,7 +29,12 @@ impl Default for ReferenceSorter {
 impl ReferenceSorter {
     fn with_segments_of(references: usize) -> Self {
         let comparison: Comparison = Reference::cmp;
-        Self { sorter: ExternalSorter::new().with_segment_size(references).pushed_by(comparison), pushed: 0 }
+        Self {
+            sorter: ExternalSorter::new()
+                .with_segment_size(references)
+                .pushed_by(comparison),
+            pushed: 0,
+        }
     }
 
     /// Takes one more.
@@ -46,7 +51,10 @@ impl ReferenceSorter {
     /// # Errors
     /// The temporary folder is full, or broken.
     pub fn finish(self) -> io::Result<impl Iterator<Item = io::Result<Reference>> + Send> {
-        Ok(Complete { references: self.sorter.done()?, left: self.pushed })
+        Ok(Complete {
+            references: self.sorter.done()?,
+            left: self.pushed,
+        })
     }
 }
 
@@ -71,7 +79,9 @@ impl<I: Iterator<Item = io::Result<Reference>>> Iterator for Complete<I> {
             (None, 0) => None,
             (Some(Ok(_)), 0) | (None, _) => {
                 self.left = 0;
-                Some(Err(io::Error::other("the sorted references are not as many as were sorted")))
+                Some(Err(io::Error::other(
+                    "the sorted references are not as many as were sorted",
+                )))
             }
         }
     }
@@ -94,8 +104,15 @@ impl Sortable for Reference {
         let mut key = vec![0; u32::from_le_bytes(length) as usize];
         from.read_exact(&mut key)?;
         let key = String::from_utf8(key).map_err(io::Error::other)?;
-        let kind = if kind == [0] { ReferenceKind::Primary } else { ReferenceKind::Alternate };
-        Ok(Self { key: ObjectKey::new(key), kind })
+        let kind = if kind == [0] {
+            ReferenceKind::Primary
+        } else {
+            ReferenceKind::Alternate
+        };
+        Ok(Self {
+            key: ObjectKey::new(key),
+            kind,
+        })
     }
 }
 
@@ -127,8 +144,23 @@ mod tests {
 
     #[test]
     fn a_lost_reference_is_an_error() {
-        let references = || ["a", "b"].map(|key| Ok(Reference { key: ObjectKey::new(key), kind: ReferenceKind::Primary })).into_iter();
-        let read = |left| Complete { references: references(), left }.collect::<io::Result<Vec<_>>>();
+        let references = || {
+            ["a", "b"]
+                .map(|key| {
+                    Ok(Reference {
+                        key: ObjectKey::new(key),
+                        kind: ReferenceKind::Primary,
+                    })
+                })
+                .into_iter()
+        };
+        let read = |left| {
+            Complete {
+                references: references(),
+                left,
+            }
+            .collect::<io::Result<Vec<_>>>()
+        };
         assert_eq!(read(2).unwrap().len(), 2);
         assert!(read(3).is_err());
         assert!(read(1).is_err());

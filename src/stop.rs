@@ -24,7 +24,10 @@ impl Stop {
     /// At this time, or when interrupted.
     #[must_use]
     pub fn at(deadline: Instant) -> Self {
-        Self { deadline: Some(deadline), ..Self::default() }
+        Self {
+            deadline: Some(deadline),
+            ..Self::default()
+        }
     }
 
     /// Asks the run to stop now.
@@ -42,7 +45,10 @@ impl Stop {
     /// Whether the run is to stop.
     #[must_use]
     pub fn requested(&self) -> bool {
-        self.interrupted() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.interrupted()
+            || self
+                .deadline
+                .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Ends when the run is to stop.

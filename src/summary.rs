@@ -137,11 +137,17 @@ impl Counts {
     pub fn check(&self) -> Result<(), SumError> {
         let judged = self.referenced + self.young + self.out_of_scope + self.orphans;
         if judged != self.listed {
-            return Err(SumError::Judged { listed: self.listed, judged });
+            return Err(SumError::Judged {
+                listed: self.listed,
+                judged,
+            });
         }
         let settled = self.asked() + self.deferred;
         if settled != self.orphans {
-            return Err(SumError::Settled { orphans: self.orphans, settled });
+            return Err(SumError::Settled {
+                orphans: self.orphans,
+                settled,
+            });
         }
         Ok(())
     }
@@ -228,13 +234,32 @@ mod tests {
 
     #[test]
     fn each_sum_is_checked() {
-        let mut counts = Counts { listed: 5, referenced: 1, young: 1, out_of_scope: 1, orphans: 2, ..Counts::default() };
-        assert_eq!(counts.check(), Err(SumError::Settled { orphans: 2, settled: 0 }));
+        let mut counts = Counts {
+            listed: 5,
+            referenced: 1,
+            young: 1,
+            out_of_scope: 1,
+            orphans: 2,
+            ..Counts::default()
+        };
+        assert_eq!(
+            counts.check(),
+            Err(SumError::Settled {
+                orphans: 2,
+                settled: 0
+            })
+        );
         counts.settle(7, &Outcome::Deleted { marker: None });
         counts.settle(7, &Outcome::Deferred);
         assert_eq!(counts.check(), Ok(()));
         assert_eq!((counts.deleted_bytes, counts.asked()), (7, 1));
         counts.listed += 1;
-        assert_eq!(counts.check(), Err(SumError::Judged { listed: 6, judged: 5 }));
+        assert_eq!(
+            counts.check(),
+            Err(SumError::Judged {
+                listed: 6,
+                judged: 5
+            })
+        );
     }
 }

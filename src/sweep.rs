@@ -98,14 +98,24 @@ pub enum BatchFault {
 pub trait Delete: Look {
     /// Deletes each orphan that still carries its entity tag. Never repeats a request
     /// whose answer was lost.
-    fn delete_batch(&self, orphans: &[Orphan]) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
+    fn delete_batch(
+        &self,
+        orphans: &[Orphan],
+    ) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
 
     /// Deletes one orphan whose key no batch can carry, on the same condition.
-    fn delete_alone(&self, orphan: &Orphan) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
+    fn delete_alone(
+        &self,
+        orphan: &Orphan,
+    ) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
 
     /// The delete marker that now stands over exactly this orphan, on a bucket that keeps
     /// versions, if it was made after `since`.
-    fn marker_over(&self, orphan: &Orphan, since: Timestamp) -> impl Future<Output = Result<Option<String>, LookError>> + Send;
+    fn marker_over(
+        &self,
+        orphan: &Orphan,
+        since: Timestamp,
+    ) -> impl Future<Output = Result<Option<String>, LookError>> + Send;
 }
 
 /// The database could not be asked.
@@ -116,7 +126,10 @@ pub struct CheckError(#[source] pub Box<dyn StdError + Send + Sync>);
 /// Who asks the primary once more.
 pub trait FreshCheck {
     /// For each key whether a row names it now, in a transaction begun for this question.
-    fn referenced(&mut self, keys: &[&ObjectKey]) -> impl Future<Output = Result<Vec<bool>, CheckError>> + Send;
+    fn referenced(
+        &mut self,
+        keys: &[&ObjectKey],
+    ) -> impl Future<Output = Result<Vec<bool>, CheckError>> + Send;
 }
 
 /// The ledger could not be written.
@@ -132,7 +145,11 @@ pub struct RecordError {
 /// Who writes down what became of each batch.
 pub trait Record {
     /// Writes one batch's outcomes; `batch` counts from 0.
-    fn outcomes(&self, batch: u64, settled: &[(Orphan, Outcome)]) -> impl Future<Output = Result<(), RecordError>> + Send;
+    fn outcomes(
+        &self,
+        batch: u64,
+        settled: &[(Orphan, Outcome)],
+    ) -> impl Future<Output = Result<(), RecordError>> + Send;
 }
 
 /// What a try at a deletion that cannot delete anything showed.
@@ -155,18 +172,40 @@ pub enum Probe {
 /// S3 refuses that; a storage that ignores conditions reports a deletion, as S3 itself does
 /// for an absent key without a condition.
 pub async fn probe(delete: &impl Delete, prefix: &Prefix) -> Probe {
-    let key = ObjectKey::new(format!("{}orphan-sweeper-probe-{}", prefix.as_str(), Uuid::new_v4()));
-    let nothing = [Orphan { key, etag: ETag::new("\"00000000000000000000000000000000\""), size: 0, last_modified: Timestamp::UNIX_EPOCH }];
+    let key = ObjectKey::new(format!(
+        "{}orphan-sweeper-probe-{}",
+        prefix.as_str(),
+        Uuid::new_v4()
+    ));
+    let nothing = [Orphan {
+        key,
+        etag: ETag::new("\"00000000000000000000000000000000\""),
+        size: 0,
+        last_modified: Timestamp::UNIX_EPOCH,
+    }];
     match delete.delete_batch(&nothing).await {
         Ok(answer) => match reconcile(&nothing, answer).pop() {
             Some(Word::ConditionFailed | Word::Settled(Outcome::Gone)) => Probe::Honoured,
             Some(Word::Settled(Outcome::Deleted { .. })) => Probe::Ignored,
-            Some(Word::Settled(Outcome::Failed { code, message })) => Probe::Failed { code, message },
-            other => Probe::Failed { code: "NoWord".to_owned(), message: format!("the answer says {other:?}") },
+            Some(Word::Settled(Outcome::Failed { code, message })) => {
+                Probe::Failed { code, message }
+            }
+            other => Probe::Failed {
+                code: "NoWord".to_owned(),
+                message: format!("the answer says {other:?}"),
+            },
         },
-        Err(BatchFault::Throttled { code }) => Probe::Failed { code, message: "asked to slow down".to_owned() },
-        Err(BatchFault::Unreadable { code, message } | BatchFault::Refused { code, message }) => Probe::Failed { code, message },
-        Err(BatchFault::Lost { message }) => Probe::Failed { code: "NoAnswer".to_owned(), message },
+        Err(BatchFault::Throttled { code }) => Probe::Failed {
+            code,
+            message: "asked to slow down".to_owned(),
+        },
+        Err(BatchFault::Unreadable { code, message } | BatchFault::Refused { code, message }) => {
+            Probe::Failed { code, message }
+        }
+        Err(BatchFault::Lost { message }) => Probe::Failed {
+            code: "NoAnswer".to_owned(),
+            message,
+        },
     }
 }
 
@@ -177,7 +216,9 @@ pub enum SweepError {
     #[error(transparent)]
     Check(#[from] CheckError),
     /// So many orphans of one batch are named now that the snapshot must have been wrong.
-    #[error("the fresh check found rows for {spared} of {asked} orphans of one batch, among them {example}; the snapshot cannot have been complete")]
+    #[error(
+        "the fresh check found rows for {spared} of {asked} orphans of one batch, among them {example}; the snapshot cannot have been complete"
+    )]
     SnapshotWrong {
         /// Orphans that a row names.
         spared: usize,
@@ -242,7 +283,8 @@ pub struct Hands<'run, D, C, R> {
 pub struct Judged {
     /// What is older may be deleted.
     pub cutoff: Timestamp,
-    /// When the first page was asked for; `None` for a plan of another run.
+    /// When the first page was asked for; `None` when each object is to be looked at again
+    /// however short that is ago.
     pub listed_since: Option<Instant>,
     /// The lower of the local clock and S3's when the run started.
     pub started: Timestamp,
@@ -295,8 +337,13 @@ pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record>(
         let mut settled = Window::new(window);
         let ended = settled.carry_out(judged, &mut hands, pace).await;
         // Whatever ended it: what is settled is counted and written down.
-        let written = settled.write_down(&mut number, hands.record, &mut report).await;
-        report.error = report.error.or(ended.err()).or(written.err().map(SweepError::from));
+        let written = settled
+            .write_down(&mut number, hands.record, &mut report)
+            .await;
+        report.error = report
+            .error
+            .or(ended.err())
+            .or(written.err().map(SweepError::from));
         progress(&report.counts);
     }
     report.counts.deferred += batches.left();
@@ -310,12 +357,22 @@ struct Window {
 
 impl Window {
     fn new(batches: Vec<Vec<Orphan>>) -> Self {
-        let undecided = |batch: Vec<Orphan>| batch.into_iter().map(|orphan| (orphan, Outcome::Deferred)).collect();
-        Self { batches: batches.into_iter().map(undecided).collect() }
+        let undecided = |batch: Vec<Orphan>| {
+            batch
+                .into_iter()
+                .map(|orphan| (orphan, Outcome::Deferred))
+                .collect()
+        };
+        Self {
+            batches: batches.into_iter().map(undecided).collect(),
+        }
     }
 
     fn undecided(&mut self) -> impl Iterator<Item = &mut (Orphan, Outcome)> {
-        self.batches.iter_mut().flatten().filter(|(_, outcome)| *outcome == Outcome::Deferred)
+        self.batches
+            .iter_mut()
+            .flatten()
+            .filter(|(_, outcome)| *outcome == Outcome::Deferred)
     }
 
     async fn carry_out<D: Delete + Sync, C: FreshCheck, R>(
@@ -324,15 +381,24 @@ impl Window {
         hands: &mut Hands<'_, D, C, R>,
         pace: Pace,
     ) -> Result<(), SweepError> {
-        if judged.listed_since.is_none_or(|since| since.elapsed() > MAX_LISTING_AGE) {
-            self.read_ages_again(judged.cutoff, hands.delete, pace.looks_at_once).await;
+        if judged
+            .listed_since
+            .is_none_or(|since| since.elapsed() > MAX_LISTING_AGE)
+        {
+            self.read_ages_again(judged.cutoff, hands.delete, pace.looks_at_once)
+                .await;
         }
         let asked_at = Instant::now();
         self.check_again(hands.check).await?;
         self.delete(judged, asked_at, hands.delete, pace).await
     }
 
-    async fn read_ages_again(&mut self, cutoff: Timestamp, look: &(impl Look + Sync), at_once: usize) {
+    async fn read_ages_again(
+        &mut self,
+        cutoff: Timestamp,
+        look: &(impl Look + Sync),
+        at_once: usize,
+    ) {
         stream::iter(self.undecided())
             .for_each_concurrent(at_once.max(1), async |(orphan, outcome)| {
                 *outcome = match look.look(&orphan.key).await {
@@ -340,20 +406,26 @@ impl Window {
                     Ok(Current::Present { etag, .. }) if etag.as_ref() != Some(&orphan.etag) => {
                         Outcome::Spared(SparedBy::ETag)
                     }
-                    Ok(Current::Present { last_modified, .. }) if last_modified.is_none_or(|at| at >= cutoff) => {
+                    Ok(Current::Present { last_modified, .. })
+                        if last_modified.is_none_or(|at| at >= cutoff) =>
+                    {
                         Outcome::Spared(SparedBy::Age)
                     }
                     Ok(Current::Present { .. }) => return,
-                    Err(LookError { code, message }) => {
-                        Outcome::Failed { code: code.unwrap_or_else(|| "NoAnswer".to_owned()), message }
-                    }
+                    Err(LookError { code, message }) => Outcome::Failed {
+                        code: code.unwrap_or_else(|| "NoAnswer".to_owned()),
+                        message,
+                    },
                 };
             })
             .await;
     }
 
     async fn check_again(&mut self, check: &mut impl FreshCheck) -> Result<(), SweepError> {
-        let keys: Vec<ObjectKey> = self.undecided().map(|(orphan, _)| orphan.key.clone()).collect();
+        let keys: Vec<ObjectKey> = self
+            .undecided()
+            .map(|(orphan, _)| orphan.key.clone())
+            .collect();
         let named = check.referenced(&keys.iter().collect::<Vec<_>>()).await?;
         if named.len() != keys.len() {
             return Err(CheckError("the check did not answer for every key".into()).into());
@@ -364,8 +436,11 @@ impl Window {
             }
         }
         for batch in &self.batches {
-            let spared: Vec<&Orphan> =
-                batch.iter().filter(|(_, outcome)| *outcome == Outcome::Spared(SparedBy::Check)).map(|(orphan, _)| orphan).collect();
+            let spared: Vec<&Orphan> = batch
+                .iter()
+                .filter(|(_, outcome)| *outcome == Outcome::Spared(SparedBy::Check))
+                .map(|(orphan, _)| orphan)
+                .collect();
             if let [example, ..] = spared[..] {
                 if spared.len() > MAX_SPARED && spared.len() * 100 > batch.len() {
                     return Err(SweepError::SnapshotWrong {
@@ -392,7 +467,12 @@ impl Window {
                     .iter_mut()
                     .filter(|(_, outcome)| *outcome == Outcome::Deferred)
                     .partition(|(orphan, _)| fits_in_xml(orphan.key.as_str()));
-                let sender = Sender { delete, judged, checked_at, looks_at_once: pace.looks_at_once };
+                let sender = Sender {
+                    delete,
+                    judged,
+                    checked_at,
+                    looks_at_once: pace.looks_at_once,
+                };
                 let ended = sender.send(&mut together).await;
                 for one in alone.chunks_mut(1) {
                     sender.send(one).await?;
@@ -432,14 +512,19 @@ fn problem(orphan: &Orphan, outcome: &Outcome) -> Option<Problem> {
         Outcome::Unknown { reason } => ("Unknown".to_owned(), reason.clone()),
         _ => return None,
     };
-    Some(Problem { key: Some(orphan.key.clone()), code, message })
+    Some(Problem {
+        key: Some(orphan.key.clone()),
+        code,
+        message,
+    })
 }
 
 /// Whether XML 1.0 can carry the key and give it back
 /// (<https://www.w3.org/TR/xml/#charsets>). White space but the space is left out, too:
 /// parsers may fold it.
 fn fits_in_xml(key: &str) -> bool {
-    !key.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
+    !key.chars()
+        .any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
 }
 
 /// Sends the requests of one batch and settles what they leave open.
@@ -468,20 +553,37 @@ impl<D: Delete + Sync> Sender<'_, D> {
                 return Box::pin(self.send(right)).await;
             }
             Err(BatchFault::Throttled { code }) => {
-                let failed = Outcome::Failed { code, message: "S3 kept asking to slow down".to_owned() };
+                let failed = Outcome::Failed {
+                    code,
+                    message: "S3 kept asking to slow down".to_owned(),
+                };
                 vec![Word::Settled(failed); asked.len()]
             }
             Err(BatchFault::Unreadable { code, message }) => {
                 vec![Word::Settled(Outcome::Failed { code, message })]
             }
             Err(BatchFault::Refused { code, message }) => {
-                let failed = Outcome::Failed { code: code.clone(), message: message.clone() };
-                orphans.iter_mut().for_each(|(_, outcome)| *outcome = failed.clone());
+                let failed = Outcome::Failed {
+                    code: code.clone(),
+                    message: message.clone(),
+                };
+                orphans
+                    .iter_mut()
+                    .for_each(|(_, outcome)| *outcome = failed.clone());
                 return Err(SweepError::Refused { code, message });
             }
             Err(BatchFault::Lost { message }) => {
-                tracing::warn!(objects = asked.len(), error = message, "lost the answer to a batch");
-                vec![Word::Silent { reason: "S3's answer was lost" }; asked.len()]
+                tracing::warn!(
+                    objects = asked.len(),
+                    error = message,
+                    "lost the answer to a batch"
+                );
+                vec![
+                    Word::Silent {
+                        reason: "S3's answer was lost"
+                    };
+                    asked.len()
+                ]
             }
         };
         stream::iter(orphans.iter_mut().zip(words))
@@ -498,14 +600,21 @@ impl<D: Delete + Sync> Sender<'_, D> {
         let mut attempt = 0;
         loop {
             let alone = matches!(asked, [one] if !fits_in_xml(one.key.as_str()));
-            let mut answer = if alone { self.delete.delete_alone(&asked[0]).await } else { self.delete.delete_batch(asked).await };
+            let mut answer = if alone {
+                self.delete.delete_alone(&asked[0]).await
+            } else {
+                self.delete.delete_batch(asked).await
+            };
             if let (Err(BatchFault::Unreadable { .. }), [one], false) = (&answer, asked, alone) {
                 answer = self.delete.delete_alone(one).await;
             }
             attempt += 1;
             let pause = Duration::from_millis(100) * 2_u32.pow(attempt.min(6));
             match answer {
-                Err(BatchFault::Throttled { .. }) if attempt < MAX_ATTEMPTS && self.checked_at.elapsed() + pause < MAX_CHECK_AGE => {
+                Err(BatchFault::Throttled { .. })
+                    if attempt < MAX_ATTEMPTS
+                        && self.checked_at.elapsed() + pause < MAX_CHECK_AGE =>
+                {
                     tokio::time::sleep(pause).await;
                 }
                 answer => return answer,
@@ -523,18 +632,28 @@ impl<D: Delete + Sync> Sender<'_, D> {
         match self.delete.look(&orphan.key).await {
             // Absent after a request of ours whose answer is missing: only the versions can
             // prove that it was our deletion.
-            Ok(Current::Absent) if reason.is_some() => match self.delete.marker_over(orphan, self.judged.started).await {
-                Ok(Some(marker)) => Outcome::Deleted { marker: Some(marker) },
-                Ok(None) => Outcome::Gone,
-                Err(error) => Outcome::Unknown { reason: error.to_string() },
-            },
+            Ok(Current::Absent) if reason.is_some() => {
+                match self.delete.marker_over(orphan, self.judged.started).await {
+                    Ok(Some(marker)) => Outcome::Deleted {
+                        marker: Some(marker),
+                    },
+                    Ok(None) => Outcome::Gone,
+                    Err(error) => Outcome::Unknown {
+                        reason: error.to_string(),
+                    },
+                }
+            }
             Ok(Current::Absent) => Outcome::Gone,
-            Ok(Current::Present { etag, .. }) if etag.as_ref() != Some(&orphan.etag) => Outcome::Spared(SparedBy::ETag),
+            Ok(Current::Present { etag, .. }) if etag.as_ref() != Some(&orphan.etag) => {
+                Outcome::Spared(SparedBy::ETag)
+            }
             // Still there with its own tag: the condition failed for another reason, or the
             // request may yet take effect.
             Ok(Current::Present { .. }) => match reason {
                 None => Outcome::Spared(SparedBy::ETag),
-                Some(reason) => Outcome::Unknown { reason: format!("{reason}, and the object is still there") },
+                Some(reason) => Outcome::Unknown {
+                    reason: format!("{reason}, and the object is still there"),
+                },
             },
             Err(error) => Outcome::Unknown {
                 reason: format!("{}, and {error}", reason.unwrap_or("the condition failed")),

@@ -20,12 +20,29 @@ struct Model {
     references: BTreeSet<String>,
 }
 
-fn model(objects: &BTreeMap<String, i64>, names: &[String], prefix: &str, name_prefix: &str, min_age_hours: i64) -> Model {
-    let named: BTreeSet<String> = names.iter().filter(|name| !name.is_empty()).map(|name| format!("{name_prefix}{name}")).collect();
-    let references: BTreeSet<String> = named.into_iter().filter(|key| key.starts_with(prefix)).collect();
+fn model(
+    objects: &BTreeMap<String, i64>,
+    names: &[String],
+    prefix: &str,
+    name_prefix: &str,
+    min_age_hours: i64,
+) -> Model {
+    let named: BTreeSet<String> = names
+        .iter()
+        .filter(|name| !name.is_empty())
+        .map(|name| format!("{name_prefix}{name}"))
+        .collect();
+    let references: BTreeSet<String> = named
+        .into_iter()
+        .filter(|key| key.starts_with(prefix))
+        .collect();
     let listed = objects.iter().filter(|(key, _)| key.starts_with(prefix));
     let mut model = Model {
-        dangling: references.iter().filter(|key| !objects.contains_key(*key)).cloned().collect(),
+        dangling: references
+            .iter()
+            .filter(|key| !objects.contains_key(*key))
+            .cloned()
+            .collect(),
         referenced: BTreeSet::new(),
         young: BTreeSet::new(),
         out_of_scope: BTreeSet::new(),
@@ -46,9 +63,42 @@ fn model(objects: &BTreeMap<String, i64>, names: &[String], prefix: &str, name_p
 
 /// Keys that other tools stumble over.
 const NASTY: [&str; 36] = [
-    " ", "a b.png", " a.png", "a.png ", "a+b.png", "a%20b.png", "a%2Bb", "%", "a\"b'c.png", "a&b<c>.png", "&amp;", "]]>", "line\nbreak.png",
-    "tab\t.png", "return\r.png", "\u{1}", "\u{7f}", "a\u{85}b", "a\u{2028}b", "\u{ffee}", "\u{fffd}", "🦀.png", "e\u{301}.png", "\u{e9}.png", "고양이.png",
-    "/lead.png", "trail/", "a//b.png", "a/../b.png", "..", ".", "a/", "a", "a/b", "?x=1#y", "\\back\\slash",
+    " ",
+    "a b.png",
+    " a.png",
+    "a.png ",
+    "a+b.png",
+    "a%20b.png",
+    "a%2Bb",
+    "%",
+    "a\"b'c.png",
+    "a&b<c>.png",
+    "&amp;",
+    "]]>",
+    "line\nbreak.png",
+    "tab\t.png",
+    "return\r.png",
+    "\u{1}",
+    "\u{7f}",
+    "a\u{85}b",
+    "a\u{2028}b",
+    "\u{ffee}",
+    "\u{fffd}",
+    "🦀.png",
+    "e\u{301}.png",
+    "\u{e9}.png",
+    "고양이.png",
+    "/lead.png",
+    "trail/",
+    "a//b.png",
+    "a/../b.png",
+    "..",
+    ".",
+    "a/",
+    "a",
+    "a/b",
+    "?x=1#y",
+    "\\back\\slash",
 ];
 
 fn nasty_key() -> impl Strategy<Value = String> {
@@ -62,13 +112,17 @@ fn nasty_key() -> impl Strategy<Value = String> {
 }
 
 fn key() -> impl Strategy<Value = String> {
-    (prop_oneof![Just(""), Just("images/"), Just("images2/")], nasty_key()).prop_map(|(folder, key)| {
-        let mut key = format!("{folder}{key}");
-        while key.len() > 1_024 {
-            key.pop();
-        }
-        key
-    })
+    (
+        prop_oneof![Just(""), Just("images/"), Just("images2/")],
+        nasty_key(),
+    )
+        .prop_map(|(folder, key)| {
+            let mut key = format!("{folder}{key}");
+            while key.len() > 1_024 {
+                key.pop();
+            }
+            key
+        })
 }
 
 /// In form `key` such names are errors, as `tests/references.rs` shows.

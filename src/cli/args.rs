@@ -126,6 +126,9 @@ pub(super) struct RunArgs {
     /// Allow a bucket without versioning, where deletion is final [env: SWEEPER_ALLOW_UNVERSIONED]
     #[arg(long)]
     allow_unversioned: bool,
+    /// Allow a storage that ignores conditions on the ETag [env: SWEEPER_ALLOW_UNCONDITIONAL]
+    #[arg(long)]
+    allow_unconditional: bool,
     /// Delete nothing [env: SWEEPER_DRY_RUN]
     #[arg(long)]
     dry_run: bool,
@@ -172,6 +175,7 @@ impl RunArgs {
             (Setting::AllowNewerOrphans, self.allow_newer_orphans),
             (Setting::AllowReplica, self.allow_replica),
             (Setting::AllowUnversioned, self.allow_unversioned),
+            (Setting::AllowUnconditional, self.allow_unconditional),
             (Setting::DryRun, self.dry_run),
         ] {
             raw.flag(setting, on.then(|| "true".to_owned()));
@@ -193,9 +197,15 @@ mod tests {
             let command = command.find_subcommand(name).unwrap();
             for setting in Setting::ALL {
                 let (flag, variable) = setting.names();
-                let argument = command.get_arguments().find(|argument| argument.get_long() == flag.strip_prefix("--")).unwrap_or_else(|| panic!("{flag}"));
+                let argument = command
+                    .get_arguments()
+                    .find(|argument| argument.get_long() == flag.strip_prefix("--"))
+                    .unwrap_or_else(|| panic!("{flag}"));
                 let help = argument.get_help().unwrap().to_string();
-                assert!(help.contains(&format!("[env: {variable}")), "{flag}: {help}");
+                assert!(
+                    help.contains(&format!("[env: {variable}")),
+                    "{flag}: {help}"
+                );
             }
         }
     }
@@ -205,10 +215,14 @@ mod tests {
         let mut given = vec!["orphan-sweeper".to_owned(), "sweep".to_owned()];
         for setting in Setting::ALL {
             given.push(setting.names().0.to_owned());
-            let switch = ["--allow", "--dry-run"].iter().any(|switch| setting.names().0.starts_with(switch));
+            let switch = ["--allow", "--dry-run"]
+                .iter()
+                .any(|switch| setting.names().0.starts_with(switch));
             given.extend((!switch).then(|| "x".to_owned()));
         }
-        let Command::Sweep(args) = Arguments::try_parse_from(given).unwrap().command else { panic!("not a sweep") };
+        let Command::Sweep(args) = Arguments::try_parse_from(given).unwrap().command else {
+            panic!("not a sweep")
+        };
         let mut raw = RawSettings::default();
         args.fill(&mut raw);
         assert_eq!(raw.given().collect::<Vec<_>>(), Setting::ALL);

@@ -16,7 +16,10 @@ pub(super) fn show(progress: &Arc<Progress>) -> Bar {
     if !std::io::stderr().is_terminal() {
         return Bar(None);
     }
-    let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    let bar = ProgressBar::new_spinner().with_style(
+        ProgressStyle::with_template("{spinner} {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
     let (shown, progress, began) = (bar.clone(), Arc::clone(progress), Instant::now());
     let refresh = tokio::spawn(async move {
         let mut tick = tokio::time::interval(Duration::from_millis(100));
@@ -33,7 +36,12 @@ fn line(progress: &Progress, elapsed: Duration) -> String {
     let (listed, orphans, deleted) = (progress.listed(), progress.orphans(), progress.deleted());
     let rate = u128::from(listed) * 1_000 / elapsed.as_millis().max(1);
     let rate = HumanCount(u64::try_from(rate).unwrap_or(u64::MAX));
-    format!("{} listed ({rate}/s), {} orphans, {} deleted", HumanCount(listed), HumanCount(orphans), HumanCount(deleted))
+    format!(
+        "{} listed ({rate}/s), {} orphans, {} deleted",
+        HumanCount(listed),
+        HumanCount(orphans),
+        HumanCount(deleted)
+    )
 }
 
 impl Bar {

@@ -37,7 +37,13 @@ pub fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(if arguments.verbose { "orphan_sweeper=debug,info" } else { "warn" })))
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+            EnvFilter::new(if arguments.verbose {
+                "orphan_sweeper=debug,info"
+            } else {
+                "warn"
+            })
+        }))
         .init();
     let ended = tokio::runtime::Runtime::new()
         .context("could not start the asynchronous runtime")
@@ -46,7 +52,11 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             complain(&format!("{error:#}"));
-            ExitCode::from(if error.downcast_ref::<ConfigError>().is_some() { code::USAGE } else { code::FAILED })
+            ExitCode::from(if error.downcast_ref::<ConfigError>().is_some() {
+                code::USAGE
+            } else {
+                code::FAILED
+            })
         }
     }
 }
@@ -78,7 +88,11 @@ fn settings(args: &RunArgs, dry_run: bool) -> Result<Settings, ConfigError> {
 /// The user's state folder
 /// (<https://specifications.freedesktop.org/basedir-spec/latest/>).
 fn state_folder() -> Option<PathBuf> {
-    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|folder: &PathBuf| folder.is_absolute());
+    let folder = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|folder: &PathBuf| folder.is_absolute())
+    };
     let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")))?;
     Some(state.join("orphan-sweeper"))
 }
@@ -94,7 +108,9 @@ async fn sweep(args: RunArgs, dry_run: bool) -> anyhow::Result<u8> {
     bar.finish();
     let mut stdout = std::io::stdout().lock();
     let written = if args.output().is_json() {
-        serde_json::to_writer(&mut stdout, &report.summary).map_err(std::io::Error::from).and_then(|()| writeln!(stdout))
+        serde_json::to_writer(&mut stdout, &report.summary)
+            .map_err(std::io::Error::from)
+            .and_then(|()| writeln!(stdout))
     } else {
         text::summary(&mut stdout, &report)
     };
@@ -153,11 +169,19 @@ async fn examine(args: RunArgs) -> anyhow::Result<u8> {
     } else {
         text::findings(&mut stdout, &findings)?;
     }
-    Ok(if findings.iter().any(doctor::Finding::is_problem) { code::FAILED } else { 0 })
+    Ok(if findings.iter().any(doctor::Finding::is_problem) {
+        code::FAILED
+    } else {
+        0
+    })
 }
 
 impl RunArgs {
     fn output(&self) -> Output {
-        self.output.unwrap_or(if std::io::stdout().is_terminal() { Output::Text } else { Output::Json })
+        self.output.unwrap_or(if std::io::stdout().is_terminal() {
+            Output::Text
+        } else {
+            Output::Json
+        })
     }
 }

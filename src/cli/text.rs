@@ -10,7 +10,9 @@ use crate::summary::{Refusal, Status, Summary};
 
 /// Writes the answer of a run.
 pub(super) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
-    let Report { summary, refusals, .. } = report;
+    let Report {
+        summary, refusals, ..
+    } = report;
     let counts = &summary.counts;
     writeln!(to, "{}", headline(summary))?;
     writeln!(to)?;
@@ -40,8 +42,16 @@ pub(super) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
         writeln!(to)?;
     }
     for problem in &summary.errors {
-        let about = problem.key.as_ref().map_or_else(String::new, |key| format!("{key}: "));
-        writeln!(to, "{about}{}: {}", problem.code, crate::key::escape(&problem.message))?;
+        let about = problem
+            .key
+            .as_ref()
+            .map_or_else(String::new, |key| format!("{key}: "));
+        writeln!(
+            to,
+            "{about}{}: {}",
+            problem.code,
+            crate::key::escape(&problem.message)
+        )?;
     }
     writeln!(to)?;
     if let Some(cutoff) = summary.cutoff {
@@ -52,7 +62,11 @@ pub(super) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
 }
 
 fn headline(summary: &Summary) -> String {
-    let place = if summary.prefix.as_str().is_empty() { summary.bucket.clone() } else { format!("{}/{}", summary.bucket, summary.prefix) };
+    let place = if summary.prefix.as_str().is_empty() {
+        summary.bucket.clone()
+    } else {
+        format!("{}/{}", summary.bucket, summary.prefix)
+    };
     let seconds = summary.duration_ms / 1_000;
     let tenths = summary.duration_ms % 1_000 / 100;
     let what = match summary.status {
@@ -66,7 +80,13 @@ fn headline(summary: &Summary) -> String {
 }
 
 fn write_refusal(to: &mut impl Write, refusal: &Refusal) -> io::Result<()> {
-    writeln!(to, "guard {}: {} (limit {})", refusal.guard, figure(refusal.value), figure(refusal.limit))?;
+    writeln!(
+        to,
+        "guard {}: {} (limit {})",
+        refusal.guard,
+        figure(refusal.value),
+        figure(refusal.limit)
+    )?;
     writeln!(to, "  {}", refusal.hint)?;
     for example in &refusal.examples {
         writeln!(to, "  for example {example}")?;
@@ -75,13 +95,23 @@ fn write_refusal(to: &mut impl Write, refusal: &Refusal) -> io::Result<()> {
 }
 
 fn figure(value: f64) -> String {
-    if value.fract() == 0.0 { format!("{value}") } else { format!("{value:.2}") }
+    if value.fract() == 0.0 {
+        format!("{value}")
+    } else {
+        format!("{value:.2}")
+    }
 }
 
 /// Writes what the doctor found.
 pub(super) fn findings(to: &mut impl Write, findings: &[Finding]) -> io::Result<()> {
     for finding in findings {
-        writeln!(to, "{:<8} {:<12} {}", finding.verdict.word(), finding.about, crate::key::escape(&finding.message))?;
+        writeln!(
+            to,
+            "{:<8} {:<12} {}",
+            finding.verdict.word(),
+            finding.about,
+            crate::key::escape(&finding.message)
+        )?;
     }
     Ok(())
 }

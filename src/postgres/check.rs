@@ -7,8 +7,8 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::connect::{Isolation, execute};
-use super::query::{Collation, literal};
 use super::examine::explain;
+use super::query::{Collation, literal};
 use super::snapshot::{copy_out, identify};
 use super::{Database, DatabaseError, Identity, ReferencesQuery, statement};
 use crate::key::ObjectKey;
@@ -41,8 +41,20 @@ impl PrimaryCheck {
     /// as it does when a primary has become a standby. (The guards let nothing be swept by
     /// the word of a standby.)
     #[must_use]
-    pub fn new(database: Database, query: ReferencesQuery, rules: NameRules, identity: Identity) -> Self {
-        Self { database, query, rules, identity, connection: None, method: None }
+    pub fn new(
+        database: Database,
+        query: ReferencesQuery,
+        rules: NameRules,
+        identity: Identity,
+    ) -> Self {
+        Self {
+            database,
+            query,
+            rules,
+            identity,
+            connection: None,
+            method: None,
+        }
     }
 
     async fn ask(&mut self, keys: &[&ObjectKey]) -> Result<Vec<bool>, DatabaseError> {
@@ -51,10 +63,15 @@ impl PrimaryCheck {
             Some(connection) => connection,
             None => self.database.connect().await?,
         };
-        self.database.begin(&mut connection, Isolation::ReadCommitted).await?;
+        self.database
+            .begin(&mut connection, Isolation::ReadCommitted)
+            .await?;
         let identity = identify(&mut connection).await?;
         if identity != self.identity {
-            return Err(DatabaseError::Database(format!("is another one than at the start: {} then, {identity} now", self.identity)));
+            return Err(DatabaseError::Database(format!(
+                "is another one than at the start: {} then, {identity} now",
+                self.identity
+            )));
         }
         // Locks the tables before the statement that reads them takes its snapshot, so that a
         // truncation in between cannot hide rows.
@@ -63,7 +80,9 @@ impl PrimaryCheck {
             Method::Index(collation) => self.by_index(&mut connection, keys, collation).await?,
             Method::Reread => self.by_reading_all(&mut connection, keys).await?,
         };
-        execute(&mut connection, "ROLLBACK".to_owned()).await.map_err(statement("end the transaction"))?;
+        execute(&mut connection, "ROLLBACK".to_owned())
+            .await
+            .map_err(statement("end the transaction"))?;
         self.connection = Some(connection);
         Ok(named)
     }
@@ -75,14 +94,22 @@ impl PrimaryCheck {
     }
 
     /// The method that the planner thinks cheapest, decided once.
-    async fn method(&mut self, connection: &mut PgConnection, keys: &[&ObjectKey]) -> Result<Method, DatabaseError> {
+    async fn method(
+        &mut self,
+        connection: &mut PgConnection,
+        keys: &[&ObjectKey],
+    ) -> Result<Method, DatabaseError> {
         if let Some(method) = self.method {
             return Ok(method);
         }
         let mut best = (Method::Reread, f64::INFINITY);
         if self.rules.keep_order() {
             best.1 = cost(connection, &self.query.select()).await?;
-            let names: Vec<String> = keys.iter().filter_map(|key| self.name_of(key)).map(literal).collect();
+            let names: Vec<String> = keys
+                .iter()
+                .filter_map(|key| self.name_of(key))
+                .map(literal)
+                .collect();
             let array = format!("ARRAY[{}]::text[]", names.join(","));
             for collation in [Collation::Default, Collation::C] {
                 let cost = cost(connection, &self.query.select_any(&array, collation)).await?;
@@ -96,7 +123,12 @@ impl PrimaryCheck {
         Ok(best.0)
     }
 
-    async fn by_index(&self, connection: &mut PgConnection, keys: &[&ObjectKey], collation: Collation) -> Result<Vec<bool>, DatabaseError> {
+    async fn by_index(
+        &self,
+        connection: &mut PgConnection,
+        keys: &[&ObjectKey],
+        collation: Collation,
+    ) -> Result<Vec<bool>, DatabaseError> {
         let names: Vec<Option<&str>> = keys.iter().map(|key| self.name_of(key)).collect();
         let asked: Vec<&str> = names.iter().flatten().copied().collect();
         let rows = sqlx::query(AssertSqlSafe(self.query.select_any("$1", collation)))
@@ -110,19 +142,35 @@ impl PrimaryCheck {
             .map(|row| row.try_get::<String, _>(0))
             .collect::<Result<HashSet<_>, _>>()
             .map_err(statement("read the references again"))?;
-        Ok(names.into_iter().map(|name| name.is_some_and(|name| found.contains(name))).collect())
+        Ok(names
+            .into_iter()
+            .map(|name| name.is_some_and(|name| found.contains(name)))
+            .collect())
     }
 
-    async fn by_reading_all(&self, connection: &mut PgConnection, keys: &[&ObjectKey]) -> Result<Vec<bool>, DatabaseError> {
-        let places: HashMap<&str, usize> = keys.iter().enumerate().map(|(place, key)| (key.as_str(), place)).collect();
+    async fn by_reading_all(
+        &self,
+        connection: &mut PgConnection,
+        keys: &[&ObjectKey],
+    ) -> Result<Vec<bool>, DatabaseError> {
+        let places: HashMap<&str, usize> = keys
+            .iter()
+            .enumerate()
+            .map(|(place, key)| (key.as_str(), place))
+            .collect();
         let mut named = vec![false; keys.len()];
         let names = copy_out(connection, self.query.copy()).await?;
         let mut names = std::pin::pin!(names);
         while let Some(name) = names.try_next().await? {
             let Some(name) = name else { continue };
             let unreadable = |what: String| DatabaseError::Copy(what);
-            let name = std::str::from_utf8(&name).map_err(|_| unreadable("a name is not UTF-8".to_owned()))?;
-            for reference in self.rules.widen(name).map_err(|error| unreadable(error.to_string()))? {
+            let name = std::str::from_utf8(&name)
+                .map_err(|_| unreadable("a name is not UTF-8".to_owned()))?;
+            for reference in self
+                .rules
+                .widen(name)
+                .map_err(|error| unreadable(error.to_string()))?
+            {
                 if let Some(&place) = places.get(reference.key.as_str()) {
                     named[place] = true;
                 }
@@ -156,7 +204,9 @@ impl FreshCheck for PrimaryCheck {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        self.ask(keys).await.map_err(|error| CheckError(error.into()))
+        self.ask(keys)
+            .await
+            .map_err(|error| CheckError(error.into()))
     }
 }
 

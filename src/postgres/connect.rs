@@ -36,11 +36,16 @@ impl DatabaseUrl {
             sqlx::Error::Configuration(_) => UrlError(" (a parameter cannot be read)".to_owned()),
             _ => UrlError(String::new()),
         })?;
-        let asked = url.query_pairs().any(|(name, _)| matches!(&*name, "sslmode" | "ssl-mode"));
+        let asked = url
+            .query_pairs()
+            .any(|(name, _)| matches!(&*name, "sslmode" | "ssl-mode"));
         if !asked && !is_local(&options) {
             options = options.ssl_mode(PgSslMode::VerifyFull);
         }
-        let options = options.application_name("orphan-sweeper").statement_cache_capacity(0).disable_statement_logging();
+        let options = options
+            .application_name("orphan-sweeper")
+            .statement_cache_capacity(0)
+            .disable_statement_logging();
         Ok(Self(options))
     }
 
@@ -67,7 +72,9 @@ impl DatabaseUrl {
 
 fn is_local(options: &PgConnectOptions) -> bool {
     let host = options.get_host();
-    options.get_socket().is_some() || host.starts_with('/') || matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]" | "")
+    options.get_socket().is_some()
+        || host.starts_with('/')
+        || matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]" | "")
 }
 
 impl fmt::Debug for DatabaseUrl {
@@ -99,7 +106,10 @@ impl Database {
     /// The database at this address.
     #[must_use]
     pub fn new(url: DatabaseUrl) -> Self {
-        Self { url, statement_timeout_ms: STATEMENT_TIMEOUT_MS }
+        Self {
+            url,
+            statement_timeout_ms: STATEMENT_TIMEOUT_MS,
+        }
     }
 
     /// The address.
@@ -110,11 +120,17 @@ impl Database {
 
     /// A new connection, outside of any transaction.
     pub(super) async fn connect(&self) -> Result<PgConnection, DatabaseError> {
-        PgConnection::connect_with(&self.url.0).await.map_err(DatabaseError::Connect)
+        PgConnection::connect_with(&self.url.0)
+            .await
+            .map_err(DatabaseError::Connect)
     }
 
     /// Begins a transaction that cannot write, sees every row or fails, and ends in time.
-    pub(super) async fn begin(&self, connection: &mut PgConnection, isolation: Isolation) -> Result<(), DatabaseError> {
+    pub(super) async fn begin(
+        &self,
+        connection: &mut PgConnection,
+        isolation: Isolation,
+    ) -> Result<(), DatabaseError> {
         let isolation = match isolation {
             Isolation::RepeatableRead => "REPEATABLE READ",
             Isolation::ReadCommitted => "READ COMMITTED",
@@ -124,17 +140,28 @@ impl Database {
         for text in [
             format!("BEGIN TRANSACTION ISOLATION LEVEL {isolation} READ ONLY"),
             "SET LOCAL row_security = off".to_owned(),
-            format!("SET LOCAL statement_timeout = {}", self.statement_timeout_ms),
+            format!(
+                "SET LOCAL statement_timeout = {}",
+                self.statement_timeout_ms
+            ),
         ] {
-            execute(connection, text).await.map_err(statement("begin a transaction"))?;
+            execute(connection, text)
+                .await
+                .map_err(statement("begin a transaction"))?;
         }
         Ok(())
     }
 }
 
 /// Runs a statement of this program's own over the simple protocol.
-pub(super) async fn execute(connection: &mut PgConnection, text: String) -> Result<(), sqlx::Error> {
-    connection.execute(sqlx::raw_sql(AssertSqlSafe(text))).await.map(|_| ())
+pub(super) async fn execute(
+    connection: &mut PgConnection,
+    text: String,
+) -> Result<(), sqlx::Error> {
+    connection
+        .execute(sqlx::raw_sql(AssertSqlSafe(text)))
+        .await
+        .map(|_| ())
 }
 
 #[cfg(test)]
@@ -143,10 +170,23 @@ mod tests {
 
     #[test]
     fn a_host_that_is_not_local_must_prove_itself_unless_told_otherwise() {
-        let mode = |text: &str| DatabaseUrl::new(text).map(|url| (url.0.get_ssl_mode(), url.is_unverified())).unwrap();
-        assert!(matches!(mode("postgres://u:p@db.example.com/d"), (PgSslMode::VerifyFull, false)));
-        assert!(matches!(mode("postgres://u:p@db.example.com/d?sslmode=require"), (PgSslMode::Require, true)));
-        assert!(matches!(mode("postgres://u:p@db.example.com/d?sslmode=disable"), (PgSslMode::Disable, true)));
+        let mode = |text: &str| {
+            DatabaseUrl::new(text)
+                .map(|url| (url.0.get_ssl_mode(), url.is_unverified()))
+                .unwrap()
+        };
+        assert!(matches!(
+            mode("postgres://u:p@db.example.com/d"),
+            (PgSslMode::VerifyFull, false)
+        ));
+        assert!(matches!(
+            mode("postgres://u:p@db.example.com/d?sslmode=require"),
+            (PgSslMode::Require, true)
+        ));
+        assert!(matches!(
+            mode("postgres://u:p@db.example.com/d?sslmode=disable"),
+            (PgSslMode::Disable, true)
+        ));
         for local in ["localhost", "127.0.0.1", "[::1]"] {
             assert!(!mode(&format!("postgres://u:p@{local}/d")).1, "{local}");
         }
@@ -156,7 +196,12 @@ mod tests {
     fn a_password_is_never_shown() {
         let url = DatabaseUrl::new("postgres://u:hunter2@db.example.com/d").unwrap();
         assert!(!format!("{url:?} {:?}", Database::new(url.clone())).contains("hunter2"));
-        for bad in ["hunter2", "mysql://u:hunter2@h/d", "postgres://u:hunter2@h:port/d", "postgres://u:hunter2@h/d?sslmode=hunter2"] {
+        for bad in [
+            "hunter2",
+            "mysql://u:hunter2@h/d",
+            "postgres://u:hunter2@h:port/d",
+            "postgres://u:hunter2@h/d?sslmode=hunter2",
+        ] {
             let error = DatabaseUrl::new(bad).unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }

@@ -45,7 +45,11 @@ impl Decoder {
             return Ok(None);
         }
         if self.state == State::Ended {
-            return if self.buffer.is_empty() { Ok(None) } else { Err("something follows the trailer") };
+            return if self.buffer.is_empty() {
+                Ok(None)
+            } else {
+                Err("something follows the trailer")
+            };
         }
         let mut peek = &self.buffer[..];
         if peek.len() < 2 {
@@ -64,7 +68,8 @@ impl Decoder {
                     Ok(Some(None))
                 }
                 length => {
-                    let length = usize::try_from(length).map_err(|_| "a value has a negative length")?;
+                    let length =
+                        usize::try_from(length).map_err(|_| "a value has a negative length")?;
                     if peek.len() < length {
                         return Ok(None);
                     }
@@ -88,7 +93,8 @@ impl Decoder {
         if peek.get_u32() & CRITICAL_FLAGS != 0 {
             return Err("the stream's header has flags that are not known");
         }
-        let extension = usize::try_from(peek.get_u32()).map_err(|_| "the stream's header is too long")?;
+        let extension =
+            usize::try_from(peek.get_u32()).map_err(|_| "the stream's header is too long")?;
         if peek.len() < extension {
             return Ok(false);
         }
@@ -125,7 +131,9 @@ mod tests {
         stream
     }
 
-    fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<Option<Vec<u8>>>, bool), &'static str> {
+    fn decode<'a>(
+        chunks: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<(Vec<Option<Vec<u8>>>, bool), &'static str> {
         let (mut decoder, mut values) = (Decoder::default(), Vec::new());
         for chunk in chunks {
             decoder.push(Bytes::copy_from_slice(chunk));
@@ -157,8 +165,18 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         let two_columns = [SIGNATURE, &[0; 8], &2_i16.to_be_bytes()].concat();
-        assert!(decode([&two_columns[..]]).unwrap_err().contains("exactly one column"));
-        let negative = [SIGNATURE, &[0; 8], &1_i16.to_be_bytes(), &(-2_i32).to_be_bytes()].concat();
+        assert!(
+            decode([&two_columns[..]])
+                .unwrap_err()
+                .contains("exactly one column")
+        );
+        let negative = [
+            SIGNATURE,
+            &[0; 8],
+            &1_i16.to_be_bytes(),
+            &(-2_i32).to_be_bytes(),
+        ]
+        .concat();
         assert!(decode([&negative[..]]).unwrap_err().contains("negative"));
         let flagged = [SIGNATURE, &[0, 1, 0, 0, 0, 0, 0, 0]].concat();
         assert!(decode([&flagged[..]]).unwrap_err().contains("flags"));

@@ -39,40 +39,94 @@ pub enum Order {
 ///
 /// # Errors
 /// As [`super::Snapshot::open`].
-pub async fn examine(database: &Database, query: &ReferencesQuery) -> Result<Examination, DatabaseError> {
+pub async fn examine(
+    database: &Database,
+    query: &ReferencesQuery,
+) -> Result<Examination, DatabaseError> {
     let mut connection = database.connect().await?;
     let identity = identify(&mut connection).await?;
-    let version = first_column(&mut connection, "SELECT current_setting('server_version')", "ask for the version").await?;
-    let encrypted: Option<bool> =
-        first_column(&mut connection, "SELECT (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid())", "ask whether the connection is encrypted").await?;
-    database.begin(&mut connection, Isolation::RepeatableRead).await?;
+    let version = first_column(
+        &mut connection,
+        "SELECT current_setting('server_version')",
+        "ask for the version",
+    )
+    .await?;
+    let encrypted: Option<bool> = first_column(
+        &mut connection,
+        "SELECT (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid())",
+        "ask whether the connection is encrypted",
+    )
+    .await?;
+    database
+        .begin(&mut connection, Isolation::RepeatableRead)
+        .await?;
     let origin = query.validate(&mut connection).await?;
     let plan = explain(&mut connection, &query.select_in_order()).await?;
-    let order = if sorts(&plan) { Order::Sort { remedy: origin.as_ref().map(create_index) } } else { Order::Index };
+    let order = if sorts(&plan) {
+        Order::Sort {
+            remedy: origin.as_ref().map(create_index),
+        }
+    } else {
+        Order::Index
+    };
     // Closing ends the transaction, which changed nothing.
-    connection.close().await.map_err(statement("close the connection"))?;
-    Ok(Examination { identity, version, encrypted: encrypted.unwrap_or(false), order })
+    connection
+        .close()
+        .await
+        .map_err(statement("close the connection"))?;
+    Ok(Examination {
+        identity,
+        version,
+        encrypted: encrypted.unwrap_or(false),
+        order,
+    })
 }
 
 /// The planner's plan of a statement.
-pub(super) async fn explain(connection: &mut PgConnection, select: &str) -> Result<Value, DatabaseError> {
+pub(super) async fn explain(
+    connection: &mut PgConnection,
+    select: &str,
+) -> Result<Value, DatabaseError> {
     const TRIED: &str = "ask the planner";
-    let mut plans: JsonValue = first_column(connection, &format!("EXPLAIN (FORMAT JSON) {select}"), TRIED).await?;
-    plans.pointer_mut("/0/Plan").map(Value::take).ok_or_else(|| DatabaseError::Database("gave no plan of a statement".to_owned()))
+    let mut plans: JsonValue = first_column(
+        connection,
+        &format!("EXPLAIN (FORMAT JSON) {select}"),
+        TRIED,
+    )
+    .await?;
+    plans
+        .pointer_mut("/0/Plan")
+        .map(Value::take)
+        .ok_or_else(|| DatabaseError::Database("gave no plan of a statement".to_owned()))
 }
 
 fn sorts(plan: &Value) -> bool {
-    let sorts_here = plan["Node Type"].as_str().is_some_and(|node| node.contains("Sort"));
-    sorts_here || plan["Plans"].as_array().is_some_and(|plans| plans.iter().any(sorts))
+    let sorts_here = plan["Node Type"]
+        .as_str()
+        .is_some_and(|node| node.contains("Sort"));
+    sorts_here
+        || plan["Plans"]
+            .as_array()
+            .is_some_and(|plans| plans.iter().any(sorts))
 }
 
 fn create_index(origin: &Origin) -> String {
-    format!("CREATE INDEX CONCURRENTLY ON {} ({} COLLATE \"C\");", origin.table, quoted(&origin.column))
+    format!(
+        "CREATE INDEX CONCURRENTLY ON {} ({} COLLATE \"C\");",
+        origin.table,
+        quoted(&origin.column)
+    )
 }
 
 /// An identifier as SQL writes it, quoted where it must be.
 fn quoted(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
 }

@@ -39,7 +39,9 @@ pub enum DatabaseError {
     #[error("the names from the database cannot be read: {0}")]
     Copy(String),
     /// A table was rewritten while it was read, and rows may have been lost.
-    #[error("{relations} was truncated or rewritten while it was read, so names may have been lost; run again when that is done")]
+    #[error(
+        "{relations} was truncated or rewritten while it was read, so names may have been lost; run again when that is done"
+    )]
     Rewritten {
         /// The tables and indexes.
         relations: String,

@@ -56,12 +56,18 @@ impl ReferencesQuery {
     /// The query as a table with one text column `k`, on lines of its own, so that a comment
     /// at its end ends there.
     fn table(&self) -> String {
-        format!("(SELECT r.k::text AS k FROM (\n{}\n) AS r(k)) AS names", self.0)
+        format!(
+            "(SELECT r.k::text AS k FROM (\n{}\n) AS r(k)) AS names",
+            self.0
+        )
     }
 
     /// Every name in byte order.
     pub(super) fn copy_in_order(&self) -> String {
-        format!("COPY ({}) TO STDOUT (FORMAT binary)", self.select_in_order())
+        format!(
+            "COPY ({}) TO STDOUT (FORMAT binary)",
+            self.select_in_order()
+        )
     }
 
     /// Every name in byte order, as a statement of its own.
@@ -81,37 +87,61 @@ impl ReferencesQuery {
 
     /// Which of these names (an array expression) the database holds.
     pub(super) fn select_any(&self, names: &str, collation: Collation) -> String {
-        format!("SELECT k FROM {} WHERE k{} = ANY ({names})", self.table(), collation.clause())
+        format!(
+            "SELECT k FROM {} WHERE k{} = ANY ({names})",
+            self.table(),
+            collation.clause()
+        )
     }
 
     /// Has the database read the text alone, which locks its tables for the rest of the
     /// transaction and refuses a second statement: inside of ours, `…; DELETE …` would run.
     ///
     /// Says where the column comes from, if it comes from a table as it is.
-    pub(super) async fn validate(&self, connection: &mut PgConnection) -> Result<Option<Origin>, DatabaseError> {
+    pub(super) async fn validate(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<Option<Origin>, DatabaseError> {
         let refused = |what: String| DatabaseError::Query(what);
         let text = AssertSqlSafe(self.0.clone()).into_sql_str();
-        let prepared: PgStatement = connection.prepare(text).await.map_err(|error| match error {
-            sqlx::Error::Database(error) => refused(format!("is refused by the database: {error}")),
-            error => statement("prepare the references query")(error),
-        })?;
+        let prepared: PgStatement =
+            connection
+                .prepare(text)
+                .await
+                .map_err(|error| match error {
+                    sqlx::Error::Database(error) => {
+                        refused(format!("is refused by the database: {error}"))
+                    }
+                    error => statement("prepare the references query")(error),
+                })?;
         let parameters = match prepared.parameters() {
             Some(Either::Left(types)) => types.len(),
             Some(Either::Right(count)) => count,
             None => 0,
         };
         if parameters > 0 {
-            return Err(refused("has a parameter ($1), and nothing would fill it".to_owned()));
+            return Err(refused(
+                "has a parameter ($1), and nothing would fill it".to_owned(),
+            ));
         }
         let [column] = prepared.columns() else {
             let columns: Vec<&str> = prepared.columns().iter().map(Column::name).collect();
-            return Err(refused(format!("must yield exactly one column, but yields {} ({})", columns.len(), columns.join(", "))));
+            return Err(refused(format!(
+                "must yield exactly one column, but yields {} ({})",
+                columns.len(),
+                columns.join(", ")
+            )));
         };
         let origin = column.origin();
         // The driver names what it prepares; behind a pooler the name would stay on the
         // server's connection and collide with the next client's.
-        execute(connection, "DEALLOCATE ALL".to_owned()).await.map_err(statement("forget a prepared statement"))?;
-        Ok(origin.table_column().map(|origin| Origin { table: origin.table.to_string(), column: origin.name.to_string() }))
+        execute(connection, "DEALLOCATE ALL".to_owned())
+            .await
+            .map_err(statement("forget a prepared statement"))?;
+        Ok(origin.table_column().map(|origin| Origin {
+            table: origin.table.to_string(),
+            column: origin.name.to_string(),
+        }))
     }
 }
 
@@ -126,4 +156,3 @@ impl fmt::Display for ReferencesQuery {
 pub(super) fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
-

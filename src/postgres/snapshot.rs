@@ -25,7 +25,11 @@ pub struct Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let role = if self.standby { "standby" } else { "primary" };
-        write!(f, "database {} on {role} {}", self.database, self.system_identifier)
+        write!(
+            f,
+            "database {} on {role} {}",
+            self.database, self.system_identifier
+        )
     }
 }
 
@@ -59,9 +63,15 @@ impl Snapshot {
     pub async fn open(database: &Database, query: &ReferencesQuery) -> Result<Self, DatabaseError> {
         let mut connection = database.connect().await?;
         let identity = identify(&mut connection).await?;
-        database.begin(&mut connection, Isolation::RepeatableRead).await?;
+        database
+            .begin(&mut connection, Isolation::RepeatableRead)
+            .await?;
         query.validate(&mut connection).await?;
-        Ok(Self { connection, identity, query: query.clone() })
+        Ok(Self {
+            connection,
+            identity,
+            query: query.clone(),
+        })
     }
 
     /// Which database answers.
@@ -75,8 +85,15 @@ impl Snapshot {
     /// # Errors
     /// The query fails. The stream's last item is an error when it did not end as a
     /// complete COPY does.
-    pub async fn names(&mut self, in_order: bool) -> Result<impl Stream<Item = Result<Value, DatabaseError>> + Send + '_, DatabaseError> {
-        let text = if in_order { self.query.copy_in_order() } else { self.query.copy() };
+    pub async fn names(
+        &mut self,
+        in_order: bool,
+    ) -> Result<impl Stream<Item = Result<Value, DatabaseError>> + Send + '_, DatabaseError> {
+        let text = if in_order {
+            self.query.copy_in_order()
+        } else {
+            self.query.copy()
+        };
         copy_out(&mut self.connection, text).await
     }
 
@@ -85,12 +102,18 @@ impl Snapshot {
     /// # Errors
     /// A table was truncated or rewritten under the snapshot.
     pub async fn finish(mut self) -> Result<(), DatabaseError> {
-        let relations: Option<String> = first_column(&mut self.connection, REWRITTEN, "look for rewritten tables").await?;
+        let relations: Option<String> =
+            first_column(&mut self.connection, REWRITTEN, "look for rewritten tables").await?;
         if let Some(relations) = relations {
             return Err(DatabaseError::Rewritten { relations });
         }
-        execute(&mut self.connection, "ROLLBACK".to_owned()).await.map_err(statement("end the transaction"))?;
-        self.connection.close().await.map_err(statement("close the connection"))
+        execute(&mut self.connection, "ROLLBACK".to_owned())
+            .await
+            .map_err(statement("end the transaction"))?;
+        self.connection
+            .close()
+            .await
+            .map_err(statement("close the connection"))
     }
 }
 
@@ -100,40 +123,69 @@ pub(super) async fn copy_out(
     text: String,
 ) -> Result<impl Stream<Item = Result<Value, DatabaseError>> + Send + '_, DatabaseError> {
     let chunks: BoxStream<'_, _> = copy_chunks(connection, text).await?;
-    Ok(try_unfold((chunks, Decoder::default()), async |(mut chunks, mut decoder)| {
-        let broken = |what: &str| DatabaseError::Copy(what.to_owned());
-        loop {
-            if let Some(value) = decoder.next_value().map_err(broken)? {
-                return Ok(Some((value, (chunks, decoder))));
+    Ok(try_unfold(
+        (chunks, Decoder::default()),
+        async |(mut chunks, mut decoder)| {
+            let broken = |what: &str| DatabaseError::Copy(what.to_owned());
+            loop {
+                if let Some(value) = decoder.next_value().map_err(broken)? {
+                    return Ok(Some((value, (chunks, decoder))));
+                }
+                match chunks
+                    .try_next()
+                    .await
+                    .map_err(statement("read the names"))?
+                {
+                    Some(chunk) => decoder.push(chunk),
+                    None if decoder.is_complete() => return Ok(None),
+                    None => return Err(broken("the stream ended without its trailer")),
+                }
             }
-            match chunks.try_next().await.map_err(statement("read the names"))? {
-                Some(chunk) => decoder.push(chunk),
-                None if decoder.is_complete() => return Ok(None),
-                None => return Err(broken("the stream ended without its trailer")),
-            }
-        }
-    }))
+        },
+    ))
 }
 
-async fn copy_chunks(connection: &mut PgConnection, text: String) -> Result<BoxStream<'_, Result<bytes::Bytes, sqlx::Error>>, DatabaseError> {
-    connection.copy_out_raw(&text).await.map_err(statement("read the names"))
+async fn copy_chunks(
+    connection: &mut PgConnection,
+    text: String,
+) -> Result<BoxStream<'_, Result<bytes::Bytes, sqlx::Error>>, DatabaseError> {
+    connection
+        .copy_out_raw(&text)
+        .await
+        .map_err(statement("read the names"))
 }
 
 pub(super) async fn identify(connection: &mut PgConnection) -> Result<Identity, DatabaseError> {
     const TRIED: &str = "ask the database who it is";
-    let encoding: String = first_column(connection, "SELECT current_setting('server_encoding')", TRIED).await?;
+    let encoding: String = first_column(
+        connection,
+        "SELECT current_setting('server_encoding')",
+        TRIED,
+    )
+    .await?;
     if encoding != "UTF8" {
-        return Err(DatabaseError::Database(format!("is encoded as {encoding}; only UTF8 orders text as S3 does")));
+        return Err(DatabaseError::Database(format!(
+            "is encoded as {encoding}; only UTF8 orders text as S3 does"
+        )));
     }
     Ok(Identity {
-        system_identifier: first_column(connection, "SELECT system_identifier::text FROM pg_control_system()", TRIED).await?,
+        system_identifier: first_column(
+            connection,
+            "SELECT system_identifier::text FROM pg_control_system()",
+            TRIED,
+        )
+        .await?,
         database: first_column(connection, "SELECT current_database()::text", TRIED).await?,
         standby: first_column(connection, "SELECT pg_is_in_recovery()", TRIED).await?,
     })
 }
 
 /// The first column of the one row of a statement without parameters.
-pub(super) async fn first_column<T>(connection: &mut PgConnection, text: &str, tried: &'static str) -> Result<T, DatabaseError>
+pub(super) async fn first_column<T>(
+    connection: &mut PgConnection,
+    text: &str,
+    tried: &'static str,
+) -> Result<T, DatabaseError>
 where
     T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {

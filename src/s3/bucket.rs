@@ -54,7 +54,9 @@ pub(super) fn said<E>(error: SdkError<E, HttpResponse>) -> Said
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    let status = error.raw_response().map(|response| response.status().as_u16());
+    let status = error
+        .raw_response()
+        .map(|response| response.status().as_u16());
     match &error {
         SdkError::ServiceError(service) => {
             let code = service.err().code().map(str::to_owned).or_else(|| {
@@ -66,10 +68,22 @@ where
                     status => Some(format!("Http{status}")),
                 }
             });
-            let message = service.err().message().unwrap_or("S3 gave no reason").to_owned();
-            Said { code, message, status }
+            let message = service
+                .err()
+                .message()
+                .unwrap_or("S3 gave no reason")
+                .to_owned();
+            Said {
+                code,
+                message,
+                status,
+            }
         }
-        other => Said { code: None, message: DisplayErrorContext(other).to_string(), status },
+        other => Said {
+            code: None,
+            message: DisplayErrorContext(other).to_string(),
+            status,
+        },
     }
 }
 
@@ -85,7 +99,11 @@ impl Bucket {
     /// The bucket of this name below the prefix.
     #[must_use]
     pub fn new(client: Client, name: &str, prefix: Prefix) -> Self {
-        Self { client, name: name.to_owned(), prefix }
+        Self {
+            client,
+            name: name.to_owned(),
+            prefix,
+        }
     }
 
     /// Its name.
@@ -99,7 +117,12 @@ impl Bucket {
     /// # Errors
     /// The bucket does not exist or may not be asked, or the answer has no `Date`.
     pub async fn ground(&self) -> Result<(Versioning, Timestamp), BucketError> {
-        let failed = |code: String, message: String| BucketError { tried: "read the versioning of", bucket: self.name.clone(), code, message };
+        let failed = |code: String, message: String| BucketError {
+            tried: "read the versioning of",
+            bucket: self.name.clone(),
+            code,
+            message,
+        };
         let tap = Tap::default();
         let answer = self
             .client
@@ -111,14 +134,27 @@ impl Bucket {
             .await
             .map_err(|error| {
                 let said = said(error);
-                failed(said.code.unwrap_or_else(|| "NoAnswer".to_owned()), said.message)
+                failed(
+                    said.code.unwrap_or_else(|| "NoAnswer".to_owned()),
+                    said.message,
+                )
             })?;
-        let date = tap.take().date.ok_or_else(|| failed("NoDate".to_owned(), "the answer has no readable Date, so the age of objects cannot be told".to_owned()))?;
+        let date = tap.take().date.ok_or_else(|| {
+            failed(
+                "NoDate".to_owned(),
+                "the answer has no readable Date, so the age of objects cannot be told".to_owned(),
+            )
+        })?;
         let versioning = match answer.status {
             Some(BucketVersioningStatus::Enabled) => Versioning::Enabled,
             Some(BucketVersioningStatus::Suspended) => Versioning::Suspended,
             None => Versioning::Off,
-            Some(other) => return Err(failed("Versioning".to_owned(), format!("the status {:?} is not known", other.as_str()))),
+            Some(other) => {
+                return Err(failed(
+                    "Versioning".to_owned(),
+                    format!("the status {:?} is not known", other.as_str()),
+                ));
+            }
         };
         Ok((versioning, date))
     }
@@ -134,18 +170,32 @@ impl Bucket {
             request = request.prefix(self.prefix.as_str());
         }
         request = match start {
-            PageStart::After(after) => request.set_start_after(after.as_ref().map(|key| key.as_str().to_owned())),
+            PageStart::After(after) => {
+                request.set_start_after(after.as_ref().map(|key| key.as_str().to_owned()))
+            }
             PageStart::Token(token) => request.continuation_token(token),
         };
         let mut attempt = 1;
         loop {
             let tap = Tap::keeping_body();
-            request.clone().customize().interceptor(tap.clone()).send().await.map_err(|error| {
-                let said = said(error);
-                let code = said.code.unwrap_or_else(|| "no answer".to_owned());
-                ListError::Storage { context: format!("{code}: {}", said.message), source: None }
-            })?;
-            let body = tap.take().body.ok_or_else(|| ListError::Page("the answer has no body".to_owned()))?;
+            request
+                .clone()
+                .customize()
+                .interceptor(tap.clone())
+                .send()
+                .await
+                .map_err(|error| {
+                    let said = said(error);
+                    let code = said.code.unwrap_or_else(|| "no answer".to_owned());
+                    ListError::Storage {
+                        context: format!("{code}: {}", said.message),
+                        source: None,
+                    }
+                })?;
+            let body = tap
+                .take()
+                .body
+                .ok_or_else(|| ListError::Page("the answer has no body".to_owned()))?;
             match ByteStream::new(body).collect().await {
                 Ok(body) => return Ok(body.to_vec()),
                 Err(error) if attempt == BODY_ATTEMPTS => {
@@ -167,8 +217,14 @@ impl Pages for Bucket {
     async fn page(&self, start: &PageStart) -> Result<Page, ListError> {
         let body = self.fetch(start).await?;
         let page = page::parse(&body).map_err(|fault| ListError::Page(fault.to_string()))?;
-        if let Some(outside) = page.objects().find(|object| !self.prefix.contains(object.key)) {
-            return Err(ListError::Outside { key: ObjectKey::new(outside.key), prefix: self.prefix.to_string() });
+        if let Some(outside) = page
+            .objects()
+            .find(|object| !self.prefix.contains(object.key))
+        {
+            return Err(ListError::Outside {
+                key: ObjectKey::new(outside.key),
+                prefix: self.prefix.to_string(),
+            });
         }
         Ok(page)
     }
@@ -176,7 +232,14 @@ impl Pages for Bucket {
 
 impl Look for Bucket {
     async fn look(&self, key: &ObjectKey) -> Result<Current, LookError> {
-        match self.client.head_object().bucket(&self.name).key(key.as_str()).send().await {
+        match self
+            .client
+            .head_object()
+            .bucket(&self.name)
+            .key(key.as_str())
+            .send()
+            .await
+        {
             Ok(head) => Ok(Current::Present {
                 etag: head.e_tag.map(ETag::new),
                 last_modified: head.last_modified.and_then(timestamp),
@@ -187,7 +250,10 @@ impl Look for Bucket {
                 if said.status == Some(404) {
                     return Ok(Current::Absent);
                 }
-                Err(LookError { code: said.code, message: said.message })
+                Err(LookError {
+                    code: said.code,
+                    message: said.message,
+                })
             }
         }
     }
@@ -215,7 +281,10 @@ struct Taken {
 
 impl Tap {
     fn keeping_body() -> Self {
-        Self { keep_body: true, ..Self::default() }
+        Self {
+            keep_body: true,
+            ..Self::default()
+        }
     }
 
     fn take(&self) -> Taken {

@@ -39,17 +39,27 @@ where
     let said = said(error);
     let message = said.message;
     match (said.code, said.status) {
-        (None, _) if unsent => BatchFault::Refused { code: "Request".to_owned(), message },
+        (None, _) if unsent => BatchFault::Refused {
+            code: "Request".to_owned(),
+            message,
+        },
         (Some(code), Some(429 | 503)) => BatchFault::Throttled { code },
         (Some(code), _) if code == "SlowDown" => BatchFault::Throttled { code },
-        (Some(code), Some(400..500)) if matches!(code.as_str(), "MalformedXML" | "KeyTooLongError") => BatchFault::Unreadable { code, message },
+        (Some(code), Some(400..500))
+            if matches!(code.as_str(), "MalformedXML" | "KeyTooLongError") =>
+        {
+            BatchFault::Unreadable { code, message }
+        }
         (Some(code), Some(400..500)) => BatchFault::Refused { code, message },
         (_, _) => BatchFault::Lost { message },
     }
 }
 
 fn unbuilt(error: BuildError) -> BatchFault {
-    BatchFault::Refused { code: "Request".to_owned(), message: error.to_string() }
+    BatchFault::Refused {
+        code: "Request".to_owned(),
+        message: error.to_string(),
+    }
 }
 
 impl Look for Deleter {
@@ -60,9 +70,22 @@ impl Look for Deleter {
 
 impl Delete for Deleter {
     async fn delete_batch(&self, orphans: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
-        let identify = |orphan: &Orphan| ObjectIdentifier::builder().key(orphan.key.as_str()).e_tag(orphan.etag.as_str()).build();
-        let objects = orphans.iter().map(identify).collect::<Result<Vec<_>, _>>().map_err(unbuilt)?;
-        let request = DeleteRequest::builder().set_objects(Some(objects)).quiet(false).build().map_err(unbuilt)?;
+        let identify = |orphan: &Orphan| {
+            ObjectIdentifier::builder()
+                .key(orphan.key.as_str())
+                .e_tag(orphan.etag.as_str())
+                .build()
+        };
+        let objects = orphans
+            .iter()
+            .map(identify)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(unbuilt)?;
+        let request = DeleteRequest::builder()
+            .set_objects(Some(objects))
+            .quiet(false)
+            .build()
+            .map_err(unbuilt)?;
         let answer = self
             .0
             .client
@@ -74,18 +97,34 @@ impl Delete for Deleter {
             .send()
             .await
             .map_err(fault)?;
-        let deleted = answer.deleted.unwrap_or_default().into_iter().filter_map(|deleted| {
-            let marker = deleted.delete_marker_version_id.filter(|_| deleted.delete_marker == Some(true));
-            Some(DeletedKey { key: deleted.key?, marker })
-        });
-        let errors = answer.errors.unwrap_or_default().into_iter().filter_map(|error| {
-            Some(KeyError {
-                key: error.key?,
-                code: error.code.unwrap_or_else(|| "NoCode".to_owned()),
-                message: error.message.unwrap_or_default(),
-            })
-        });
-        Ok(BatchAnswer { deleted: deleted.collect(), errors: errors.collect() })
+        let deleted = answer
+            .deleted
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|deleted| {
+                let marker = deleted
+                    .delete_marker_version_id
+                    .filter(|_| deleted.delete_marker == Some(true));
+                Some(DeletedKey {
+                    key: deleted.key?,
+                    marker,
+                })
+            });
+        let errors = answer
+            .errors
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|error| {
+                Some(KeyError {
+                    key: error.key?,
+                    code: error.code.unwrap_or_else(|| "NoCode".to_owned()),
+                    message: error.message.unwrap_or_default(),
+                })
+            });
+        Ok(BatchAnswer {
+            deleted: deleted.collect(),
+            errors: errors.collect(),
+        })
     }
 
     async fn delete_alone(&self, orphan: &Orphan) -> Result<BatchAnswer, BatchFault> {
@@ -103,20 +142,31 @@ impl Delete for Deleter {
             .await;
         match sent {
             Ok(answer) => {
-                let marker = answer.version_id.filter(|_| answer.delete_marker == Some(true));
-                Ok(BatchAnswer { deleted: vec![DeletedKey { key, marker }], errors: Vec::new() })
+                let marker = answer
+                    .version_id
+                    .filter(|_| answer.delete_marker == Some(true));
+                Ok(BatchAnswer {
+                    deleted: vec![DeletedKey { key, marker }],
+                    errors: Vec::new(),
+                })
             }
             Err(error) => match fault(error) {
                 // About one key, a refusal is that key's.
-                BatchFault::Refused { code, message } | BatchFault::Unreadable { code, message } => {
-                    Ok(BatchAnswer { deleted: Vec::new(), errors: vec![KeyError { key, code, message }] })
-                }
+                BatchFault::Refused { code, message }
+                | BatchFault::Unreadable { code, message } => Ok(BatchAnswer {
+                    deleted: Vec::new(),
+                    errors: vec![KeyError { key, code, message }],
+                }),
                 fault => Err(fault),
             },
         }
     }
 
-    async fn marker_over(&self, orphan: &Orphan, since: Timestamp) -> Result<Option<String>, LookError> {
+    async fn marker_over(
+        &self,
+        orphan: &Orphan,
+        since: Timestamp,
+    ) -> Result<Option<String>, LookError> {
         // Among all keys that begin with this one, it comes first, its newest version first.
         let answer = self
             .0
@@ -130,20 +180,35 @@ impl Delete for Deleter {
             .await
             .map_err(|error| {
                 let said = said(error);
-                LookError { code: said.code, message: said.message }
+                LookError {
+                    code: said.code,
+                    message: said.message,
+                }
             })?;
         let url = answer.encoding_type == Some(EncodingType::Url);
         let same = |key: Option<&str>| {
             key.is_some_and(|key| {
-                if url { percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy() == orphan.key.as_str() } else { key == orphan.key.as_str() }
+                if url {
+                    percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy()
+                        == orphan.key.as_str()
+                } else {
+                    key == orphan.key.as_str()
+                }
             })
         };
         // S3's times are whole seconds.
         let ours = |at: Option<Timestamp>| at.is_some_and(|at| at.as_second() >= since.as_second());
         let marker = answer.delete_markers().iter().find(|marker| {
-            marker.is_latest == Some(true) && same(marker.key()) && ours(marker.last_modified.and_then(timestamp))
+            marker.is_latest == Some(true)
+                && same(marker.key())
+                && ours(marker.last_modified.and_then(timestamp))
         });
-        let below = answer.versions().iter().any(|version| same(version.key()) && version.e_tag() == Some(orphan.etag.as_str()));
-        Ok(marker.filter(|_| below).and_then(|marker| marker.version_id.clone()))
+        let below = answer
+            .versions()
+            .iter()
+            .any(|version| same(version.key()) && version.e_tag() == Some(orphan.etag.as_str()));
+        Ok(marker
+            .filter(|_| below)
+            .and_then(|marker| marker.version_id.clone()))
     }
 }

@@ -28,8 +28,10 @@ pub struct PageFault {
 /// # Errors
 /// Anything that is not one complete, consistent page.
 pub fn parse(body: &[u8]) -> Result<Page, PageFault> {
-    let text = std::str::from_utf8(body)
-        .map_err(|error| PageFault { what: "the page is not UTF-8".to_owned(), at: error.valid_up_to() })?;
+    let text = std::str::from_utf8(body).map_err(|error| PageFault {
+        what: "the page is not UTF-8".to_owned(),
+        at: error.valid_up_to(),
+    })?;
     let mut scanner = Scanner { text, at: 0 };
     scanner.prolog()?;
     scanner.root()?;
@@ -38,7 +40,10 @@ pub fn parse(body: &[u8]) -> Result<Page, PageFault> {
     if scanner.at != text.len() {
         return Err(scanner.fault("something follows the page's end"));
     }
-    result.into_page().map_err(|what| PageFault { what, at: text.len() })
+    result.into_page().map_err(|what| PageFault {
+        what,
+        at: text.len(),
+    })
 }
 
 /// The values of a page, as they stand in it.
@@ -64,19 +69,32 @@ impl Fields<'_> {
         let url = match self.encoding.map(str::trim) {
             None | Some("") => false,
             Some("url") => true,
-            Some(other) => return Err(format!("keys are encoded as {other:?}, which was not asked for")),
+            Some(other) => {
+                return Err(format!(
+                    "keys are encoded as {other:?}, which was not asked for"
+                ));
+            }
         };
         let next = match (self.is_truncated, self.next) {
             (Some("true"), Some(token)) if !token.is_empty() => Some(unescape(token)?.into_owned()),
-            (Some("true"), _) => return Err("the page is truncated but has no token for the next".to_owned()),
+            (Some("true"), _) => {
+                return Err("the page is truncated but has no token for the next".to_owned());
+            }
             (Some("false"), None) => None,
-            (Some("false"), Some(_)) => return Err("the page is the last but has a token for the next".to_owned()),
+            (Some("false"), Some(_)) => {
+                return Err("the page is the last but has a token for the next".to_owned());
+            }
             (Some(other), _) => return Err(format!("IsTruncated is {other:?}")),
-            (None, _) => return Err("the page does not say whether it is the last (IsTruncated)".to_owned()),
+            (None, _) => {
+                return Err("the page does not say whether it is the last (IsTruncated)".to_owned());
+            }
         };
         if let Some(count) = self.key_count {
             if count.parse() != Ok(self.contents.len()) {
-                return Err(format!("the page counts {count} keys but holds {}", self.contents.len()));
+                return Err(format!(
+                    "the page counts {count} keys but holds {}",
+                    self.contents.len()
+                ));
             }
         }
         let mut page = Page::default();
@@ -90,12 +108,24 @@ impl Fields<'_> {
             let about = |what: &str| format!("the object {} has {what}", crate::key::escape(&key));
             let etag = unescape(contents.etag.unwrap_or_default())?;
             if etag.is_empty() {
-                return Err(about("no ETag, without which nothing can be deleted safely"));
+                return Err(about(
+                    "no ETag, without which nothing can be deleted safely",
+                ));
             }
-            let size = contents.size.and_then(|size| size.parse().ok()).ok_or_else(|| about("no size"))?;
+            let size = contents
+                .size
+                .and_then(|size| size.parse().ok())
+                .ok_or_else(|| about("no size"))?;
             // What cannot be read is an unknown age, and that is new.
-            let last_modified = contents.last_modified.and_then(|at| at.parse::<Timestamp>().ok());
-            page.push(ListedObject { key: &key, etag: &etag, size, last_modified });
+            let last_modified = contents
+                .last_modified
+                .and_then(|at| at.parse::<Timestamp>().ok());
+            page.push(ListedObject {
+                key: &key,
+                etag: &etag,
+                size,
+                last_modified,
+            });
         }
         Ok(page)
     }
@@ -126,7 +156,9 @@ fn unescape(text: &str) -> Result<Cow<'_, str>, String> {
     let mut rest = text.as_str();
     while let Some((before, after)) = rest.split_once('&') {
         out.push_str(before);
-        let (entity, after) = after.split_once(';').ok_or("a character reference has no end")?;
+        let (entity, after) = after
+            .split_once(';')
+            .ok_or("a character reference has no end")?;
         out.push(match entity {
             "amp" => '&',
             "lt" => '<',
@@ -151,7 +183,9 @@ fn character(entity: &str) -> Option<char> {
     if !digits.chars().all(|c| c.is_ascii_hexdigit()) {
         return None;
     }
-    u32::from_str_radix(digits, radix).ok().and_then(char::from_u32)
+    u32::from_str_radix(digits, radix)
+        .ok()
+        .and_then(char::from_u32)
 }
 
 struct Scanner<'xml> {
@@ -169,7 +203,10 @@ enum Tag<'xml> {
 
 impl<'xml> Scanner<'xml> {
     fn fault(&self, what: impl Into<String>) -> PageFault {
-        PageFault { what: what.into(), at: self.at }
+        PageFault {
+            what: what.into(),
+            at: self.at,
+        }
     }
 
     fn rest(&self) -> &'xml str {
@@ -184,7 +221,8 @@ impl<'xml> Scanner<'xml> {
     /// Reads up to `end` and past it.
     fn until(&mut self, end: u8) -> Result<&'xml str, PageFault> {
         let rest = self.rest();
-        let length = memchr::memchr(end, rest.as_bytes()).ok_or_else(|| self.fault("the page ends in the middle"))?;
+        let length = memchr::memchr(end, rest.as_bytes())
+            .ok_or_else(|| self.fault("the page ends in the middle"))?;
         self.at += length + 1;
         Ok(&rest[..length])
     }
@@ -217,33 +255,55 @@ impl<'xml> Scanner<'xml> {
     fn tag(&mut self) -> Result<Tag<'xml>, PageFault> {
         self.space();
         if !self.rest().starts_with('<') {
-            return Err(self.fault(if self.rest().is_empty() { "the page ends in the middle" } else { "text between elements" }));
+            return Err(self.fault(if self.rest().is_empty() {
+                "the page ends in the middle"
+            } else {
+                "text between elements"
+            }));
         }
         self.at += 1;
         let inside = self.until(b'>')?;
         if let Some(name) = inside.strip_prefix('/') {
-            return Ok(Tag::Close(self.name(name.trim_end_matches([' ', '\t', '\r', '\n']))?));
+            return Ok(Tag::Close(
+                self.name(name.trim_end_matches([' ', '\t', '\r', '\n']))?,
+            ));
         }
         let (inside, empty) = match inside.strip_suffix('/') {
             Some(inside) => (inside, true),
             None => (inside, false),
         };
-        let (name, attributes) = inside.split_once([' ', '\t', '\r', '\n']).unwrap_or((inside, ""));
+        let (name, attributes) = inside
+            .split_once([' ', '\t', '\r', '\n'])
+            .unwrap_or((inside, ""));
         // S3's only attributes are name spaces; a `>` or `<` within one would fool this
         // scanner, so quotes must pair up.
-        if attributes.contains('<') || attributes.matches('"').count() % 2 == 1 || attributes.matches('\'').count() % 2 == 1 {
+        if attributes.contains('<')
+            || attributes.matches('"').count() % 2 == 1
+            || attributes.matches('\'').count() % 2 == 1
+        {
             return Err(self.fault("an attribute cannot be read"));
         }
         let name = self.name(name)?;
-        Ok(if empty { Tag::Empty(name) } else { Tag::Open(name) })
+        Ok(if empty {
+            Tag::Empty(name)
+        } else {
+            Tag::Open(name)
+        })
     }
 
     /// No comment, no processing instruction, no CDATA: S3 sends none.
     fn name(&self, name: &'xml str) -> Result<&'xml str, PageFault> {
-        if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-' | b'.')) {
+        if !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-' | b'.'))
+        {
             Ok(name)
         } else {
-            Err(self.fault(format!("{:?} is no element of a page", name.chars().take(40).collect::<String>())))
+            Err(self.fault(format!(
+                "{:?} is no element of a page",
+                name.chars().take(40).collect::<String>()
+            )))
         }
     }
 
@@ -251,7 +311,11 @@ impl<'xml> Scanner<'xml> {
     fn value(&mut self, name: &str) -> Result<&'xml str, PageFault> {
         let value = self.until(b'<')?;
         self.at -= 1;
-        if self.tag()? == Tag::Close(name) { Ok(value) } else { Err(self.fault(format!("{name} does not end where it should"))) }
+        if self.tag()? == Tag::Close(name) {
+            Ok(value)
+        } else {
+            Err(self.fault(format!("{name} does not end where it should")))
+        }
     }
 
     /// Passes an element that was just opened, with all that it holds.
@@ -280,8 +344,17 @@ impl<'xml> Scanner<'xml> {
         self.put(slot, name, value)
     }
 
-    fn put(&self, slot: &mut Option<&'xml str>, name: &str, value: &'xml str) -> Result<(), PageFault> {
-        if slot.replace(value).is_some() { Err(self.fault(format!("{name} stands twice"))) } else { Ok(()) }
+    fn put(
+        &self,
+        slot: &mut Option<&'xml str>,
+        name: &str,
+        value: &'xml str,
+    ) -> Result<(), PageFault> {
+        if slot.replace(value).is_some() {
+            Err(self.fault(format!("{name} stands twice")))
+        } else {
+            Ok(())
+        }
     }
 
     fn list_bucket_result(&mut self) -> Result<Fields<'xml>, PageFault> {
@@ -294,11 +367,15 @@ impl<'xml> Scanner<'xml> {
                     fields.contents.push(contents);
                 }
                 Tag::Open("IsTruncated") => self.once(&mut fields.is_truncated, "IsTruncated")?,
-                Tag::Open("NextContinuationToken") => self.once(&mut fields.next, "NextContinuationToken")?,
+                Tag::Open("NextContinuationToken") => {
+                    self.once(&mut fields.next, "NextContinuationToken")?
+                }
                 Tag::Open("KeyCount") => self.once(&mut fields.key_count, "KeyCount")?,
                 Tag::Open("EncodingType") => self.once(&mut fields.encoding, "EncodingType")?,
                 Tag::Open("CommonPrefixes") | Tag::Empty("CommonPrefixes") => {
-                    return Err(self.fault("the page groups keys by a delimiter, which was not asked for"));
+                    return Err(
+                        self.fault("the page groups keys by a delimiter, which was not asked for")
+                    );
                 }
                 Tag::Empty("Contents") => return Err(self.fault("an object has no key")),
                 Tag::Open(name) => self.skip(name)?,
@@ -319,7 +396,9 @@ impl<'xml> Scanner<'xml> {
                 Tag::Open("Key") => self.once(&mut contents.key, "Key")?,
                 Tag::Open("ETag") => self.once(&mut contents.etag, "ETag")?,
                 Tag::Open("Size") => self.once(&mut contents.size, "Size")?,
-                Tag::Open("LastModified") => self.once(&mut contents.last_modified, "LastModified")?,
+                Tag::Open("LastModified") => {
+                    self.once(&mut contents.last_modified, "LastModified")?
+                }
                 Tag::Open(name) => self.skip(name)?,
                 Tag::Empty(_) => {}
                 Tag::Close(name) => {
@@ -341,75 +420,169 @@ mod tests {
     const LAST: &str = "<IsTruncated>false</IsTruncated></ListBucketResult>";
 
     fn object(key: &str) -> String {
-        format!("<Contents><Key>{key}</Key><LastModified>2026-01-02T03:04:05.678Z</LastModified><ETag>&quot;e&quot;</ETag><Size>7</Size><Owner><ID>x</ID></Owner><StorageClass>STANDARD</StorageClass></Contents>")
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>2026-01-02T03:04:05.678Z</LastModified><ETag>&quot;e&quot;</ETag><Size>7</Size><Owner><ID>x</ID></Owner><StorageClass>STANDARD</StorageClass></Contents>"
+        )
     }
 
     fn fault(body: &str) -> String {
-        parse(body.as_bytes()).map(|page| page.len()).unwrap_err().to_string()
+        parse(body.as_bytes())
+            .map(|page| page.len())
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
     fn a_page_is_read() {
-        let body = format!("{HEAD}<KeyCount>1</KeyCount><EncodingType>url</EncodingType>{}{LAST}", object("a%2Bb+%EA%B3%A0%0A"));
+        let body = format!(
+            "{HEAD}<KeyCount>1</KeyCount><EncodingType>url</EncodingType>{}{LAST}",
+            object("a%2Bb+%EA%B3%A0%0A")
+        );
         let page = parse(body.as_bytes()).unwrap();
         let objects: Vec<_> = page.objects().collect();
         let last_modified = Some("2026-01-02T03:04:05.678Z".parse().unwrap());
-        assert_eq!(objects, [ListedObject { key: "a+b 고\n", etag: "\"e\"", size: 7, last_modified }]);
+        assert_eq!(
+            objects,
+            [ListedObject {
+                key: "a+b 고\n",
+                etag: "\"e\"",
+                size: 7,
+                last_modified
+            }]
+        );
         assert_eq!(page.next, None);
     }
 
     #[test]
     fn keys_are_decoded_only_when_the_page_says_so() {
         let body = format!("{HEAD}{}{LAST}", object("a%2B+&amp;&#xA;&#13;&lt;"));
-        assert_eq!(parse(body.as_bytes()).unwrap().objects().next().unwrap().key, "a%2B+&\n\r<");
+        assert_eq!(
+            parse(body.as_bytes())
+                .unwrap()
+                .objects()
+                .next()
+                .unwrap()
+                .key,
+            "a%2B+&\n\r<"
+        );
     }
 
     #[test]
     fn an_unreadable_age_is_unknown() {
-        let body = format!("{HEAD}{}{LAST}", object("a").replace("2026-01-02T", "yesterday"));
-        assert_eq!(parse(body.as_bytes()).unwrap().objects().next().unwrap().last_modified, None);
+        let body = format!(
+            "{HEAD}{}{LAST}",
+            object("a").replace("2026-01-02T", "yesterday")
+        );
+        assert_eq!(
+            parse(body.as_bytes())
+                .unwrap()
+                .objects()
+                .next()
+                .unwrap()
+                .last_modified,
+            None
+        );
     }
 
     #[test]
     fn a_token_goes_with_truncation_and_only_with_it() {
-        let page = format!("{HEAD}<IsTruncated>true</IsTruncated><NextContinuationToken>a&amp;b</NextContinuationToken></ListBucketResult>");
+        let page = format!(
+            "{HEAD}<IsTruncated>true</IsTruncated><NextContinuationToken>a&amp;b</NextContinuationToken></ListBucketResult>"
+        );
         assert_eq!(parse(page.as_bytes()).unwrap().next.as_deref(), Some("a&b"));
-        assert!(fault(&format!("{HEAD}<IsTruncated>true</IsTruncated></ListBucketResult>")).contains("no token"));
+        assert!(
+            fault(&format!(
+                "{HEAD}<IsTruncated>true</IsTruncated></ListBucketResult>"
+            ))
+            .contains("no token")
+        );
         assert!(fault(&format!("{HEAD}<IsTruncated>true</IsTruncated><NextContinuationToken></NextContinuationToken></ListBucketResult>")).contains("no token"));
         assert!(fault(&format!("{HEAD}<IsTruncated>false</IsTruncated><NextContinuationToken>t</NextContinuationToken></ListBucketResult>")).contains("is the last but"));
         assert!(fault(&format!("{HEAD}</ListBucketResult>")).contains("IsTruncated"));
-        assert!(fault(&format!("{HEAD}<IsTruncated>False</IsTruncated></ListBucketResult>")).contains("\"False\""));
+        assert!(
+            fault(&format!(
+                "{HEAD}<IsTruncated>False</IsTruncated></ListBucketResult>"
+            ))
+            .contains("\"False\"")
+        );
     }
 
     #[test]
     fn what_is_not_a_page_is_refused() {
         for (body, word) in [
             (String::new(), "ends in the middle"),
-            ("<Error><Code>SlowDown</Code></Error>".to_owned(), "not a ListBucketResult"),
+            (
+                "<Error><Code>SlowDown</Code></Error>".to_owned(),
+                "not a ListBucketResult",
+            ),
             (format!("{HEAD}{LAST}x"), "follows the page's end"),
             (format!("{HEAD}{LAST}{LAST}"), "follows the page's end"),
-            (format!("{HEAD}<KeyCount>2</KeyCount>{}{LAST}", object("a")), "counts 2 keys but holds 1"),
-            (format!("{HEAD}<EncodingType>base64</EncodingType>{LAST}"), "base64"),
-            (format!("{HEAD}<EncodingType>url</EncodingType>{}{LAST}", object("%ff")), "does not decode"),
-            (format!("{HEAD}<CommonPrefixes><Prefix>a/</Prefix></CommonPrefixes>{LAST}"), "delimiter"),
-            (format!("{HEAD}<IsTruncated>false</IsTruncated>{LAST}"), "IsTruncated stands twice"),
-            (format!("{HEAD}{}{LAST}", object("a").replace("<Size>7</Size>", "")), "no size"),
-            (format!("{HEAD}{}{LAST}", object("a").replace("<Size>7", "<Size>-7")), "no size"),
-            (format!("{HEAD}{}{LAST}", object("a").replace("&quot;e&quot;", "")), "no ETag"),
+            (
+                format!("{HEAD}<KeyCount>2</KeyCount>{}{LAST}", object("a")),
+                "counts 2 keys but holds 1",
+            ),
+            (
+                format!("{HEAD}<EncodingType>base64</EncodingType>{LAST}"),
+                "base64",
+            ),
+            (
+                format!(
+                    "{HEAD}<EncodingType>url</EncodingType>{}{LAST}",
+                    object("%ff")
+                ),
+                "does not decode",
+            ),
+            (
+                format!("{HEAD}<CommonPrefixes><Prefix>a/</Prefix></CommonPrefixes>{LAST}"),
+                "delimiter",
+            ),
+            (
+                format!("{HEAD}<IsTruncated>false</IsTruncated>{LAST}"),
+                "IsTruncated stands twice",
+            ),
+            (
+                format!("{HEAD}{}{LAST}", object("a").replace("<Size>7</Size>", "")),
+                "no size",
+            ),
+            (
+                format!("{HEAD}{}{LAST}", object("a").replace("<Size>7", "<Size>-7")),
+                "no size",
+            ),
+            (
+                format!("{HEAD}{}{LAST}", object("a").replace("&quot;e&quot;", "")),
+                "no ETag",
+            ),
             (format!("{HEAD}{}{LAST}", object("")), "empty key"),
-            (format!("{HEAD}{}{LAST}", object("a").replace("<Key>a</Key>", "")), "no key"),
-            (format!("{HEAD}{}{LAST}", object("a</Key><Key>b")), "Key stands twice"),
+            (
+                format!("{HEAD}{}{LAST}", object("a").replace("<Key>a</Key>", "")),
+                "no key",
+            ),
+            (
+                format!("{HEAD}{}{LAST}", object("a</Key><Key>b")),
+                "Key stands twice",
+            ),
             (format!("{HEAD}{}{LAST}", object("&bogus;")), "&bogus;"),
-            (format!("{HEAD}{}{LAST}", object("&#x110000;")), "no character"),
+            (
+                format!("{HEAD}{}{LAST}", object("&#x110000;")),
+                "no character",
+            ),
             (format!("{HEAD}<!-- x -->{LAST}"), "no element"),
-            (format!("{HEAD}{}{LAST}", object("<![CDATA[a]]>")), "no element"),
+            (
+                format!("{HEAD}{}{LAST}", object("<![CDATA[a]]>")),
+                "no element",
+            ),
             (format!("{HEAD}<Name><b></Name></b>{LAST}"), "ends as"),
             (format!("{HEAD}text{LAST}"), "text between"),
         ] {
             let fault = fault(&body);
             assert!(fault.contains(word), "{body}\n{fault}");
         }
-        assert!(parse(b"<ListBucketResult>\xff").unwrap_err().to_string().contains("not UTF-8"));
+        assert!(
+            parse(b"<ListBucketResult>\xff")
+                .unwrap_err()
+                .to_string()
+                .contains("not UTF-8")
+        );
     }
 
     proptest! {
@@ -451,7 +624,10 @@ mod tests {
         let mut reader = quick_xml::Reader::from_str(body.trim_start_matches('\u{feff}'));
         let (mut keys, mut path, mut key) = (Vec::new(), Vec::<String>::new(), String::new());
         loop {
-            let in_key = path.iter().map(String::as_str).eq(["ListBucketResult", "Contents", "Key"]);
+            let in_key =
+                path.iter()
+                    .map(String::as_str)
+                    .eq(["ListBucketResult", "Contents", "Key"]);
             match reader.read_event().ok()? {
                 Event::Start(tag) => {
                     path.push(String::from_utf8(tag.name().as_ref().to_vec()).ok()?);

@@ -34,15 +34,25 @@ pub async fn put(client: &Client, bucket: &str, key: &str, bytes: Vec<u8>) -> Re
 ///
 /// # Errors
 /// The file cannot be read, or S3 refuses or does not answer.
-pub async fn put_file(client: &Client, bucket: &str, key: &str, file: &Path) -> Result<(), PutError> {
+pub async fn put_file(
+    client: &Client,
+    bucket: &str,
+    key: &str,
+    file: &Path,
+) -> Result<(), PutError> {
     let body = ByteStream::from_path(file)
         .await
-        .map_err(|error| PutError { code: "File".to_owned(), message: error.to_string() })?;
+        .map_err(|error| PutError {
+            code: "File".to_owned(),
+            message: error.to_string(),
+        })?;
     send(client, bucket, key, body).await
 }
 
 async fn send(client: &Client, bucket: &str, key: &str, body: ByteStream) -> Result<(), PutError> {
-    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(UPLOAD).build();
+    let timeouts = TimeoutConfig::builder()
+        .operation_attempt_timeout(UPLOAD)
+        .build();
     let sent = client
         .put_object()
         .bucket(bucket)
@@ -56,7 +66,10 @@ async fn send(client: &Client, bucket: &str, key: &str, body: ByteStream) -> Res
         Ok(_) => Ok(()),
         Err(error) => {
             let said = said(error);
-            Err(PutError { code: said.code.unwrap_or_else(|| "NoAnswer".to_owned()), message: said.message })
+            Err(PutError {
+                code: said.code.unwrap_or_else(|| "NoAnswer".to_owned()),
+                message: said.message,
+            })
         }
     }
 }

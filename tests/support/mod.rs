@@ -35,14 +35,19 @@ impl World {
         server.create_bucket(BUCKET);
         server.set_versioning(BUCKET, Versioning::Enabled);
         let database = SharedPostgres::database().await.expect("a database");
-        let world = Self { server, database, ledger: TempDir::new().expect("a folder") };
+        let world = Self {
+            server,
+            database,
+            ledger: TempDir::new().expect("a folder"),
+        };
         world.sql("CREATE TABLE images (name text)").await;
         world
     }
 
     /// Puts an object that is so many hours old.
     pub fn put(&self, key: &str, age_hours: i64) {
-        self.server.put_at(BUCKET, key, key.as_bytes().to_vec(), ago(age_hours));
+        self.server
+            .put_at(BUCKET, key, key.as_bytes().to_vec(), ago(age_hours));
     }
 
     /// Puts objects and names them.
@@ -57,18 +62,27 @@ impl World {
     pub async fn name<S: AsRef<str>>(&self, names: &[S]) {
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
         let mut connection = self.connect().await;
-        sqlx::query("INSERT INTO images SELECT unnest($1::text[])").bind(&names).execute(&mut connection).await.expect("inserted");
+        sqlx::query("INSERT INTO images SELECT unnest($1::text[])")
+            .bind(&names)
+            .execute(&mut connection)
+            .await
+            .expect("inserted");
     }
 
     /// Runs statements.
     pub async fn sql(&self, text: &str) {
         let mut connection = self.connect().await;
-        connection.execute(sqlx::raw_sql(AssertSqlSafe(text.to_owned()))).await.expect("run");
+        connection
+            .execute(sqlx::raw_sql(AssertSqlSafe(text.to_owned())))
+            .await
+            .expect("run");
     }
 
     /// A connection of the test's own.
     pub async fn connect(&self) -> PgConnection {
-        PgConnection::connect(self.database.url()).await.expect("connected")
+        PgConnection::connect(self.database.url())
+            .await
+            .expect("connected")
     }
 
     /// The keys that are left.
@@ -80,7 +94,9 @@ impl World {
     pub fn sdk_config(&self) -> SdkConfig {
         SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
-            .credentials_provider(SharedCredentialsProvider::new(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "test")))
+            .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+                ACCESS_KEY, SECRET_KEY, None, None, "test",
+            )))
             .region(Region::new(REGION))
             .endpoint_url(self.server.endpoint())
             .build()
@@ -95,14 +111,21 @@ impl World {
     pub fn settings(&self, changes: &[(Setting, &str)]) -> Settings {
         let mut raw = RawSettings::default();
         let ledger = self.ledger.path().display().to_string();
-        let base = [(Setting::Bucket, BUCKET), (Setting::DatabaseUrl, self.database.url()), (Setting::Report, &ledger)];
+        let base = [
+            (Setting::Bucket, BUCKET),
+            (Setting::DatabaseUrl, self.database.url()),
+            (Setting::Report, &ledger),
+        ];
         let mut values: BTreeMap<Setting, Vec<String>> = BTreeMap::new();
         for (setting, text) in base {
             values.insert(setting, vec![text.to_owned()]);
         }
         let mut changed: BTreeMap<Setting, Vec<String>> = BTreeMap::new();
         for (setting, text) in changes {
-            changed.entry(*setting).or_default().push((*text).to_owned());
+            changed
+                .entry(*setting)
+                .or_default()
+                .push((*text).to_owned());
         }
         values.extend(changed);
         for (setting, texts) in values {
@@ -118,11 +141,23 @@ impl World {
 
     /// Runs once, until it is told to stop.
     pub async fn run_until(&self, changes: &[(Setting, &str)], stop: &Stop) -> Report {
-        let report = run(&self.settings(changes), &self.client(), stop, &Progress::default()).await;
+        let report = run(
+            &self.settings(changes),
+            &self.client(),
+            stop,
+            &Progress::default(),
+        )
+        .await;
         let counts = &report.summary.counts;
-        counts.check().expect("the sums of promise 7 hold in every run");
+        counts
+            .check()
+            .expect("the sums of promise 7 hold in every run");
         let summary: serde_json::Value = self.read(&report, "summary.json");
-        assert_eq!(summary, serde_json::to_value(&report.summary).expect("JSON"), "the ledger says what the run answers");
+        assert_eq!(
+            summary,
+            serde_json::to_value(&report.summary).expect("JSON"),
+            "the ledger says what the run answers"
+        );
         report
     }
 
