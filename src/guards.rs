@@ -18,7 +18,7 @@ pub const NEWER_ORPHANS: usize = 20;
 
 /// How far the local clock and S3's may be apart. Beyond this S3 itself refuses signed
 /// requests after 15 minutes; a grace period is not to be eaten by a wrong clock.
-pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+pub const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
 
 /// What the guards hold a plan to.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,6 +57,10 @@ pub struct Ground {
 
 /// What a person allowed of that.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the contract"
+)]
 pub struct Allowances {
     /// Nothing is to be deleted.
     pub dry_run: bool,

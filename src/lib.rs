@@ -1,5 +1,65 @@
-//! Orphan Sweeper finds the objects of an S3 bucket that no PostgreSQL row
-//! names, and deletes them.
+//! Orphan Sweeper finds the objects of an S3 bucket that no PostgreSQL row names, the
+//! orphans, and deletes them.
+//!
+//! # The promise
+//!
+//! It deletes people's pictures, so it is judged first by what it never does.
+//!
+//! 1. A referenced image is never deleted. Every input error, truncated page, broken order,
+//!    unreadable row or snapshot that may have lost rows means zero deletions.
+//! 2. An object is deleted only if it is older than the grace period, absent from a complete
+//!    snapshot of the references, absent again from a fresh check of the primary made just
+//!    before its batch, and still carries the ETag that it was listed with. (The same bytes
+//!    uploaded again keep their ETag. So when more than 60 s have passed since the listing
+//!    began, the object's age is read again before its batch.)
+//! 3. The cutoff (`now - grace`) is fixed once, when the run starts; `now` is the lower of the
+//!    local clock and the `Date` of S3's first answer, and more than 5 minutes between them
+//!    refuses. An object of unknown age is new.
+//! 4. Keys travel byte for byte: what S3 listed is what is deleted. Only the database's side
+//!    is widened.
+//! 5. Nothing is deleted before the whole scope was judged and the guards have approved.
+//! 6. What is about to be deleted is written down before its batch is sent, and each batch's
+//!    outcome after it.
+//! 7. `listed = referenced + young + out_of_scope + orphans` and `orphans = deleted + gone +
+//!    spared + failed + unknown + deferred`, in every run however it ends, to the object. A
+//!    count means confirmed, not attempted.
+//! 8. A dry run changes neither the swept scope nor the database: the same code, stopped after
+//!    the plan, with nothing in its hands that deletes. It writes only its ledger.
+//! 9. Running twice, or two at once, does no harm. Killed anywhere, the next run completes the
+//!    work.
+//! 10. More references, more errors or more grace never add a key to the orphans.
+//!
+//! What is left: an application that points a *new* row at an *old* key, between the fresh
+//! check and the deletion some milliseconds later, loses that object. Never reuse keys, and
+//! keep versions.
+//!
+//! # The five steps
+//!
+//! ```text
+//!                 key ranges, cut at the names that the database holds
+//!                      │
+//!  S3 listing ─────────┤                                             ┌─ summary
+//!  (ordered pages)     ├─► merge ─► plan ─► guards ─► approved ─► sweep ─► outcomes ─► ledger
+//!  PostgreSQL ─────────┘                             plan        │
+//!  (ordered names)                                               └─ fresh check, then
+//!                                                                   conditional deletion
+//! ```
+//!
+//! [`run`] puts them together: [`mark`] turns names into chunks of [`references`], each the
+//! references of one key range; [`judge`] lists the ranges and [`merge`]s them into a
+//! [`plan`]; the [`guards`] approve it or refuse; [`sweep`](mod@sweep) carries an approved plan
+//! out.
+//!
+//! | layer | modules | knows |
+//! |---|---|---|
+//! | words | [`key`], [`object`], [`summary`] | nothing |
+//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`] | the words |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`sweep`](mod@sweep), [`dangling`] | the domain, and what they need of the world as traits |
+//! | adapters | [`s3`], [`postgres`], [`ledger`] | one world each |
+//! | composition | [`settings`], [`event`], [`run`](mod@run), [`doctor`] | both worlds |
+//! | doors | `cli`, `lambda` | the composition |
+//!
+//! [`upload`] is the service's side: where orphans come from.
 
 pub mod dangling;
 pub mod doctor;

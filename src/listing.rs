@@ -39,6 +39,9 @@ struct Entry {
 
 impl Page {
     /// Adds an object at the end.
+    ///
+    /// # Panics
+    /// The page's text grows beyond 4 GiB, of which S3's pages stay some thousandfold short.
     pub fn push(&mut self, object: ListedObject<'_>) {
         let offset =
             |text: &str| u32::try_from(text.len()).expect("a page is far smaller than 4 GiB");
@@ -211,7 +214,7 @@ impl<'run, P: Pages> RangeListing<'run, P> {
         }
         let beyond = last.is_some_and(|last| self.range.is_before(last));
         match (&page.next, last) {
-            (Some(_), None) => return Err(ListError::EmptyPage),
+            (Some(_), None) => Err(ListError::EmptyPage),
             (Some(token), Some(last)) if !beyond => {
                 if self.start == PageStart::Token(token.clone()) {
                     return Err(ListError::RepeatedToken {

@@ -265,12 +265,11 @@ impl NameRules {
         {
             return Located::Here(path);
         }
-        if is_s3_host(host) {
-            if let Some((bucket, raw)) = path.split_once('/') {
-                if bucket == self.bucket {
-                    return Located::Here(raw);
-                }
-            }
+        if is_s3_host(host)
+            && let Some((bucket, raw)) = path.split_once('/')
+            && bucket == self.bucket
+        {
+            return Located::Here(raw);
         }
         if declared(&self.foreign_hosts).is_some() {
             Located::Foreign

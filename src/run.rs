@@ -273,6 +273,7 @@ impl Summary {
 }
 
 /// What becomes known in the course of a run.
+#[expect(clippy::struct_field_names, reason = "the contract calls it `run_id`")]
 struct Run<'run> {
     settings: &'run Settings,
     stop: &'run Stop,
@@ -450,7 +451,7 @@ impl Run<'_> {
             record: self.ledger,
         };
         let swept = sweep(plan, judged, hands, pace, self.stop, |counts| {
-            self.progress.swept(counts)
+            self.progress.swept(counts);
         })
         .await;
         self.swept = true;

@@ -25,10 +25,10 @@ use crate::summary::{Counts, Problem};
 pub const MAX_BATCH: usize = 1_000;
 
 /// When more time than this has passed since an object's page, its age is read again.
-pub const MAX_LISTING_AGE: Duration = Duration::from_secs(60);
+pub const MAX_LISTING_AGE: Duration = Duration::from_mins(1);
 
 /// The longest time between a fresh check and a deletion that rests on it.
-pub const MAX_CHECK_AGE: Duration = Duration::from_secs(60);
+pub const MAX_CHECK_AGE: Duration = Duration::from_mins(1);
 
 /// A batch that spares more keys than this, and more than 1 %, says that the snapshot was
 /// wrong.
@@ -441,14 +441,15 @@ impl Window {
                 .filter(|(_, outcome)| *outcome == Outcome::Spared(SparedBy::Check))
                 .map(|(orphan, _)| orphan)
                 .collect();
-            if let [example, ..] = spared[..] {
-                if spared.len() > MAX_SPARED && spared.len() * 100 > batch.len() {
-                    return Err(SweepError::SnapshotWrong {
-                        spared: spared.len(),
-                        asked: batch.len(),
-                        example: example.key.clone(),
-                    });
-                }
+            if let [example, ..] = spared[..]
+                && spared.len() > MAX_SPARED
+                && spared.len() * 100 > batch.len()
+            {
+                return Err(SweepError::SnapshotWrong {
+                    spared: spared.len(),
+                    asked: batch.len(),
+                    example: example.key.clone(),
+                });
             }
         }
         Ok(())
@@ -567,9 +568,9 @@ impl<D: Delete + Sync> Sender<'_, D> {
                     code: code.clone(),
                     message: message.clone(),
                 };
-                orphans
-                    .iter_mut()
-                    .for_each(|(_, outcome)| *outcome = failed.clone());
+                for (_, outcome) in orphans {
+                    *outcome = failed.clone();
+                }
                 return Err(SweepError::Refused { code, message });
             }
             Err(BatchFault::Lost { message }) => {

@@ -191,10 +191,10 @@ impl PrimaryCheck {
 
     /// Ends the connection in good order.
     pub async fn close(self) {
-        if let Some(connection) = self.connection {
-            if let Err(error) = connection.close().await {
-                tracing::debug!(error = %error, "closing the connection failed");
-            }
+        if let Some(connection) = self.connection
+            && let Err(error) = connection.close().await
+        {
+            tracing::debug!(error = %error, "closing the connection failed");
         }
     }
 }

@@ -131,9 +131,10 @@ mod tests {
         stream
     }
 
-    fn decode<'a>(
-        chunks: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Result<(Vec<Option<Vec<u8>>>, bool), &'static str> {
+    /// The values, and whether the stream was complete.
+    type Decoded = (Vec<Option<Vec<u8>>>, bool);
+
+    fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<Decoded, &'static str> {
         let (mut decoder, mut values) = (Decoder::default(), Vec::new());
         for chunk in chunks {
             decoder.push(Bytes::copy_from_slice(chunk));

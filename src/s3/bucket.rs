@@ -50,14 +50,14 @@ pub(super) struct Said {
 
 /// What there is to say about an error of the SDK: S3's own code and words, or the chain of
 /// causes when it did not answer.
-pub(super) fn said<E>(error: SdkError<E, HttpResponse>) -> Said
+pub(super) fn said<E>(error: &SdkError<E, HttpResponse>) -> Said
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     let status = error
         .raw_response()
         .map(|response| response.status().as_u16());
-    match &error {
+    match error {
         SdkError::ServiceError(service) => {
             let code = service.err().code().map(str::to_owned).or_else(|| {
                 // A HEAD has no body to carry a code.
@@ -133,7 +133,7 @@ impl Bucket {
             .send()
             .await
             .map_err(|error| {
-                let said = said(error);
+                let said = said(&error);
                 failed(
                     said.code.unwrap_or_else(|| "NoAnswer".to_owned()),
                     said.message,
@@ -185,7 +185,7 @@ impl Bucket {
                 .send()
                 .await
                 .map_err(|error| {
-                    let said = said(error);
+                    let said = said(&error);
                     let code = said.code.unwrap_or_else(|| "no answer".to_owned());
                     ListError::Storage {
                         context: format!("{code}: {}", said.message),
@@ -245,7 +245,7 @@ impl Look for Bucket {
                 last_modified: head.last_modified.and_then(timestamp),
             }),
             Err(error) => {
-                let said = said(error);
+                let said = said(&error);
                 // A delete marker as the current version answers 404, too.
                 if said.status == Some(404) {
                     return Ok(Current::Absent);

@@ -31,7 +31,7 @@ fn once() -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::Config::builder().retry_config(RetryConfig::disabled())
 }
 
-fn fault<E>(error: SdkError<E, HttpResponse>) -> BatchFault
+fn fault<E>(error: &SdkError<E, HttpResponse>) -> BatchFault
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
@@ -55,7 +55,7 @@ where
     }
 }
 
-fn unbuilt(error: BuildError) -> BatchFault {
+fn unbuilt(error: &BuildError) -> BatchFault {
     BatchFault::Refused {
         code: "Request".to_owned(),
         message: error.to_string(),
@@ -80,12 +80,12 @@ impl Delete for Deleter {
             .iter()
             .map(identify)
             .collect::<Result<Vec<_>, _>>()
-            .map_err(unbuilt)?;
+            .map_err(|error| unbuilt(&error))?;
         let request = DeleteRequest::builder()
             .set_objects(Some(objects))
             .quiet(false)
             .build()
-            .map_err(unbuilt)?;
+            .map_err(|error| unbuilt(&error))?;
         let answer = self
             .0
             .client
@@ -96,7 +96,7 @@ impl Delete for Deleter {
             .config_override(once())
             .send()
             .await
-            .map_err(fault)?;
+            .map_err(|error| fault(&error))?;
         let deleted = answer
             .deleted
             .unwrap_or_default()
@@ -150,7 +150,7 @@ impl Delete for Deleter {
                     errors: Vec::new(),
                 })
             }
-            Err(error) => match fault(error) {
+            Err(error) => match fault(&error) {
                 // About one key, a refusal is that key's.
                 BatchFault::Refused { code, message }
                 | BatchFault::Unreadable { code, message } => Ok(BatchAnswer {
@@ -179,7 +179,7 @@ impl Delete for Deleter {
             .send()
             .await
             .map_err(|error| {
-                let said = said(error);
+                let said = said(&error);
                 LookError {
                     code: said.code,
                     message: said.message,

@@ -89,13 +89,13 @@ impl Fields<'_> {
                 return Err("the page does not say whether it is the last (IsTruncated)".to_owned());
             }
         };
-        if let Some(count) = self.key_count {
-            if count.parse() != Ok(self.contents.len()) {
-                return Err(format!(
-                    "the page counts {count} keys but holds {}",
-                    self.contents.len()
-                ));
-            }
+        if let Some(count) = self.key_count
+            && count.parse() != Ok(self.contents.len())
+        {
+            return Err(format!(
+                "the page counts {count} keys but holds {}",
+                self.contents.len()
+            ));
         }
         let mut page = Page::default();
         page.next = next;
@@ -232,10 +232,8 @@ impl<'xml> Scanner<'xml> {
         if self.rest().starts_with('\u{feff}') {
             self.at += '\u{feff}'.len_utf8();
         }
-        if self.rest().starts_with("<?xml ") {
-            if !self.until(b'>')?.ends_with('?') {
-                return Err(self.fault("the XML declaration has no end"));
-            }
+        if self.rest().starts_with("<?xml ") && !self.until(b'>')?.ends_with('?') {
+            return Err(self.fault("the XML declaration has no end"));
         }
         self.space();
         Ok(())
@@ -368,7 +366,7 @@ impl<'xml> Scanner<'xml> {
                 }
                 Tag::Open("IsTruncated") => self.once(&mut fields.is_truncated, "IsTruncated")?,
                 Tag::Open("NextContinuationToken") => {
-                    self.once(&mut fields.next, "NextContinuationToken")?
+                    self.once(&mut fields.next, "NextContinuationToken")?;
                 }
                 Tag::Open("KeyCount") => self.once(&mut fields.key_count, "KeyCount")?,
                 Tag::Open("EncodingType") => self.once(&mut fields.encoding, "EncodingType")?,
@@ -397,7 +395,7 @@ impl<'xml> Scanner<'xml> {
                 Tag::Open("ETag") => self.once(&mut contents.etag, "ETag")?,
                 Tag::Open("Size") => self.once(&mut contents.size, "Size")?,
                 Tag::Open("LastModified") => {
-                    self.once(&mut contents.last_modified, "LastModified")?
+                    self.once(&mut contents.last_modified, "LastModified")?;
                 }
                 Tag::Open(name) => self.skip(name)?,
                 Tag::Empty(_) => {}

@@ -19,7 +19,7 @@ pub struct PutError {
 }
 
 /// A long plan may take longer than an ordinary request.
-const UPLOAD: Duration = Duration::from_secs(300);
+const UPLOAD: Duration = Duration::from_mins(5);
 
 /// Writes a small object.
 ///
@@ -65,7 +65,7 @@ async fn send(client: &Client, bucket: &str, key: &str, body: ByteStream) -> Res
     match sent {
         Ok(_) => Ok(()),
         Err(error) => {
-            let said = said(error);
+            let said = said(&error);
             Err(PutError {
                 code: said.code.unwrap_or_else(|| "NoAnswer".to_owned()),
                 message: said.message,
