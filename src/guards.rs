@@ -6,8 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::key::ObjectKey;
-use crate::plan::Plan;
-use crate::summary::Refusal;
+use crate::summary::{Counts, Refusal};
 
 /// How many keys a refusal names.
 pub const EXAMPLES: usize = 3;
@@ -166,10 +165,25 @@ pub fn inspect(ground: &Ground, allowed: Allowances) -> Vec<Refusal> {
     refusals
 }
 
+/// What the guards look at of a plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Figures<'plan> {
+    /// Everything that was counted.
+    pub counts: Counts,
+    /// Some orphans, to be named.
+    pub orphans: &'plan [ObjectKey],
+    /// References without an object, as far as they are named.
+    pub dangling: &'plan [ObjectKey],
+    /// When the newest referenced object was written.
+    pub newest_referenced: Option<Timestamp>,
+    /// The newest orphans, at most [`NEWER_ORPHANS`], in no order.
+    pub newest_orphans: &'plan [(Timestamp, ObjectKey)],
+}
+
 /// The guards on the whole plan.
 #[must_use]
-pub fn judge(plan: &Plan, limits: &Limits) -> Vec<Refusal> {
-    let counts = plan.counts();
+pub fn judge(figures: &Figures<'_>, limits: &Limits) -> Vec<Refusal> {
+    let counts = figures.counts;
     let mut refusals = Vec::new();
     let mut refuse = |guard, value, limit, hint: String, examples: &[ObjectKey]| {
         refusals.push(Refusal {
@@ -188,7 +202,7 @@ pub fn judge(plan: &Plan, limits: &Limits) -> Vec<Refusal> {
                 0.0,
                 1.0,
                 "the references query names no key below the prefix; check the query, the database and --reference-prefix (no flag allows this)".to_owned(),
-                plan.examples(),
+                figures.orphans,
             );
         }
     } else if counts.referenced == 0 && counts.orphans > 0 {
@@ -197,7 +211,7 @@ pub fn judge(plan: &Plan, limits: &Limits) -> Vec<Refusal> {
             0.0,
             1.0,
             "not one object in scope is named by the database; its names and the bucket's keys probably differ in form: check --reference-prefix and --reference-form (no flag allows this)".to_owned(),
-            plan.examples(),
+            figures.orphans,
         );
     }
     let orphan_percent = percent(counts.orphans, counts.referenced + counts.orphans);
@@ -211,7 +225,7 @@ pub fn judge(plan: &Plan, limits: &Limits) -> Vec<Refusal> {
                 counts.orphans,
                 counts.referenced + counts.orphans
             ),
-            plan.examples(),
+            figures.orphans,
         );
     }
     let dangling_percent = percent(counts.dangling, counts.references);
@@ -224,15 +238,15 @@ pub fn judge(plan: &Plan, limits: &Limits) -> Vec<Refusal> {
                 "{} of {} references have no object; names of another bucket or form look like this: look at the examples, then raise --max-dangling-percent",
                 counts.dangling, counts.references
             ),
-            plan.dangling(),
+            figures.dangling,
         );
     }
-    if let Some(newest) = plan
-        .newest_referenced()
+    if let Some(newest) = figures
+        .newest_referenced
         .filter(|_| !limits.allow_newer_orphans)
     {
-        let newer: Vec<ObjectKey> = plan
-            .newest_orphans()
+        let newer: Vec<ObjectKey> = figures
+            .newest_orphans
             .iter()
             .filter(|(at, _)| *at > newest)
             .map(|(_, key)| key.clone())
@@ -256,10 +270,6 @@ pub fn judge(plan: &Plan, limits: &Limits) -> Vec<Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::merge::Findings;
-    use crate::object::{ETag, Orphan};
-    use crate::plan::PlanBuilder;
-    use crate::summary::Counts;
 
     const LIMITS: Limits = Limits {
         max_orphan_percent: 50.0,
@@ -275,37 +285,37 @@ mod tests {
         ObjectKey::new(format!("{index}.png"))
     }
 
-    /// A plan with so many orphans written at second 1,000 and further ones.
-    fn plan(referenced: u64, orphans: u64, dangling: u64, newest_referenced: i64) -> Plan {
-        let mut builder = PlanBuilder::new(None).unwrap();
-        let references = referenced + dangling;
+    /// What the guards say of a plan with so many orphans, all written at second 1,000.
+    fn refusals(
+        [referenced, orphans, dangling]: [u64; 3],
+        newest_referenced: i64,
+        limits: &Limits,
+    ) -> Vec<Refusal> {
         let counts = Counts {
             listed: referenced + orphans,
             referenced,
             orphans,
-            references,
+            references: referenced + dangling,
             dangling,
             ..Counts::default()
         };
-        let orphans = (0..orphans).map(|index| Orphan {
-            key: key(index),
-            etag: ETag::new("e"),
-            size: 1,
-            last_modified: at(1_000),
-        });
-        builder
-            .add(Findings {
-                counts,
-                orphans: orphans.collect(),
-                dangling: (0..dangling).map(key).collect(),
-                newest_referenced: (referenced > 0).then(|| at(newest_referenced)),
-            })
-            .unwrap();
-        builder.finish().unwrap()
+        let keys = |count: u64| (0..count).map(key).collect::<Vec<_>>();
+        let newest_orphans: Vec<_> = keys(orphans.min(20))
+            .into_iter()
+            .map(|key| (at(1_000), key))
+            .collect();
+        let figures = Figures {
+            counts,
+            orphans: &keys(orphans),
+            dangling: &keys(dangling),
+            newest_referenced: (referenced > 0).then(|| at(newest_referenced)),
+            newest_orphans: &newest_orphans,
+        };
+        judge(&figures, limits)
     }
 
-    fn guards(plan: &Plan, limits: &Limits) -> Vec<&'static str> {
-        judge(plan, limits)
+    fn guards(counts: [u64; 3], newest_referenced: i64, limits: &Limits) -> Vec<&'static str> {
+        refusals(counts, newest_referenced, limits)
             .into_iter()
             .map(|refusal| refusal.guard)
             .collect()
@@ -313,25 +323,22 @@ mod tests {
 
     #[test]
     fn each_guard_says_no_just_above_its_limit() {
-        assert_eq!(guards(&plan(10, 10, 10, 1_000), &LIMITS), [""; 0]);
-        assert_eq!(guards(&plan(10, 11, 0, 1_000), &LIMITS), ["orphan_percent"]);
-        assert_eq!(
-            guards(&plan(10, 0, 11, 1_000), &LIMITS),
-            ["dangling_percent"]
-        );
-        assert_eq!(guards(&plan(30, 19, 0, 999), &LIMITS), [""; 0]);
-        assert_eq!(guards(&plan(30, 20, 0, 999), &LIMITS), ["newer_orphans"]);
-        assert_eq!(guards(&plan(30, 20, 0, 1_000), &LIMITS), [""; 0]);
+        assert_eq!(guards([10, 10, 10], 1_000, &LIMITS), [""; 0]);
+        assert_eq!(guards([10, 11, 0], 1_000, &LIMITS), ["orphan_percent"]);
+        assert_eq!(guards([10, 0, 11], 1_000, &LIMITS), ["dangling_percent"]);
+        assert_eq!(guards([30, 19, 0], 999, &LIMITS), [""; 0]);
+        assert_eq!(guards([30, 20, 0], 999, &LIMITS), ["newer_orphans"]);
+        assert_eq!(guards([30, 20, 0], 1_000, &LIMITS), [""; 0]);
         let all = Limits {
             max_orphan_percent: 100.0,
             max_dangling_percent: 100.0,
             allow_newer_orphans: true,
         };
-        assert_eq!(guards(&plan(0, 1, 0, 0), &all), ["no_references"]);
-        assert_eq!(guards(&plan(0, 1, 1, 0), &all), ["nothing_matched"]);
-        assert_eq!(guards(&plan(1, 30, 30, 0), &all), [""; 0]);
+        assert_eq!(guards([0, 1, 0], 0, &all), ["no_references"]);
+        assert_eq!(guards([0, 1, 1], 0, &all), ["nothing_matched"]);
+        assert_eq!(guards([1, 30, 30], 0, &all), [""; 0]);
         assert_eq!(
-            guards(&plan(0, 0, 0, 0), &LIMITS),
+            guards([0, 0, 0], 0, &LIMITS),
             [""; 0],
             "an empty bucket is no reason to say no"
         );
@@ -339,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_no_names_figure_limit_examples_and_the_way_on() {
-        let [refusal] = judge(&plan(10, 30, 0, 1_000), &LIMITS).try_into().unwrap();
+        let [refusal] = refusals([10, 30, 0], 1_000, &LIMITS).try_into().unwrap();
         assert_eq!((refusal.value, refusal.limit), (75.0, 50.0));
         assert_eq!(refusal.examples, [key(0), key(1), key(2)]);
         assert!(

@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use crate::key::Prefix;
 use crate::names::{NameError, NameRules};
-use crate::references::{Chunk, Chunker, Reference, ReferenceDisorder, ReferenceKind};
-use crate::sorting::ReferenceSorter;
+use crate::references::{Chunk, Chunker, ReferenceDisorder, ReferenceKind};
+use crate::sorting::{ReferenceSorter, SortedReferences};
 
 /// The references could not be read; nothing may be judged by the part that was.
 #[derive(Debug, Error)]
@@ -70,9 +70,6 @@ where
     })
 }
 
-/// References from the disk.
-type Sorted = Box<dyn Iterator<Item = io::Result<Reference>> + Send>;
-
 /// Names on their way into chunks.
 enum Source<S> {
     /// In order already.
@@ -80,7 +77,7 @@ enum Source<S> {
     /// To be widened and sorted first.
     Unsorted(S),
     /// Widened and sorted.
-    Sorted(Sorted),
+    Sorted(SortedReferences),
 }
 
 struct Marker<S> {
@@ -176,7 +173,7 @@ async fn sort<S, E>(
     names: &mut S,
     marking: Marking<'_>,
     skipped: &mut Skipped,
-) -> Result<Sorted, MarkError>
+) -> Result<SortedReferences, MarkError>
 where
     S: Stream<Item = Result<Option<Bytes>, E>> + Unpin,
     E: StdError + Send + Sync + 'static,
@@ -196,5 +193,5 @@ where
             }
         }
     }
-    Ok(Box::new(sorter.finish()?))
+    Ok(sorter.finish()?)
 }

@@ -8,7 +8,7 @@ use std::io;
 
 use jiff::Timestamp;
 
-use crate::guards::{self, Limits};
+use crate::guards::{self, Figures, Limits};
 use crate::key::ObjectKey;
 use crate::manifest::{Spool, SpoolReader, SpoolWriter};
 use crate::merge::Findings;
@@ -186,30 +186,21 @@ impl Plan {
         self.counts.dangling -= (before - self.dangling.len()) as u64;
     }
 
-    /// Up to three orphans.
-    #[must_use]
-    pub fn examples(&self) -> &[ObjectKey] {
-        &self.examples
-    }
-
-    /// When the newest referenced object was written.
-    #[must_use]
-    pub fn newest_referenced(&self) -> Option<Timestamp> {
-        self.newest_referenced
-    }
-
-    /// The newest orphans, at most [`guards::NEWER_ORPHANS`], in no order.
-    #[must_use]
-    pub fn newest_orphans(&self) -> &[(Timestamp, ObjectKey)] {
-        &self.newest_orphans
-    }
-
     /// Asks the guards.
     ///
     /// # Errors
     /// Every guard that says no, and the plan.
     pub fn approve(self, limits: &Limits) -> Result<ApprovedPlan, Box<(Vec<Refusal>, Self)>> {
-        let refusals = guards::judge(&self, limits);
+        let refusals = guards::judge(
+            &Figures {
+                counts: self.counts,
+                orphans: &self.examples,
+                dangling: &self.dangling,
+                newest_referenced: self.newest_referenced,
+                newest_orphans: &self.newest_orphans,
+            },
+            limits,
+        );
         if refusals.is_empty() {
             Ok(ApprovedPlan(self))
         } else {
