@@ -54,7 +54,7 @@
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`] | nothing |
 //! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`sweep`](mod@sweep), [`dangling`] | the domain, and what they need of the world as traits |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`] | one world each |
 //! | composition | [`settings`], [`event`], [`run`](mod@run), [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
@@ -65,6 +65,7 @@ pub mod dangling;
 pub mod doctor;
 pub mod event;
 pub mod guards;
+pub mod hands;
 pub mod judge;
 pub mod key;
 pub mod ledger;
@@ -76,6 +77,7 @@ pub mod names;
 pub mod object;
 pub mod plan;
 pub mod postgres;
+pub mod probe;
 pub mod progress;
 pub mod reconcile;
 pub mod references;

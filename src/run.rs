@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::dangling;
 use crate::guards::{self, Ground};
+use crate::hands::{CheckError, RecordError};
 use crate::judge::{JudgeError, judge};
 use crate::ledger::Ledger;
 use crate::manifest::{self, Header, sha256};
@@ -19,14 +20,13 @@ use crate::mark::{MarkError, Marking, chunks};
 use crate::merge::Criteria;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
 use crate::postgres::{Database, DatabaseError, Identity, PrimaryCheck, Snapshot};
+use crate::probe::{Probe, probe};
 use crate::progress::Progress;
 use crate::s3::{Bucket, BucketError, Deleter};
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::summary::{Counts, MAX_PROBLEMS, Problem, Refusal, Status, SumError, Summary};
-use crate::sweep::{
-    CheckError, Hands, Judged, MAX_BATCH, Pace, Probe, RecordError, SweepError, probe, sweep,
-};
+use crate::sweep::{Hands, Judged, MAX_BATCH, Pace, SweepError, sweep};
 
 /// References in a range: nine pages' worth, so that the page which straddles a cut, and is
 /// listed twice, stays a small part of the whole.
@@ -366,6 +366,12 @@ impl Run<'_> {
         let deleter = Deleter::new(bucket);
         let honoured = match probe(&deleter, settings.scope.prefix()).await {
             Probe::Honoured => true,
+            Probe::Unclear => {
+                tracing::warn!(
+                    "the storage does not show whether it honours conditions in a batch; each object is looked at just before its batch"
+                );
+                false
+            }
             Probe::Ignored if settings.allowed.unconditional => false,
             Probe::Ignored => return Ok(End::Refused(vec![guards::conditions_ignored()])),
             Probe::Failed { code, message } => {

@@ -4,17 +4,18 @@
 //! old, the primary is asked once more, the batches are sent on the condition of each
 //! object's entity tag, and what became of every orphan is written down.
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use crate::key::{ObjectKey, Prefix};
-use crate::object::{ETag, Orphan, Outcome, SparedBy};
+use crate::hands::{
+    BatchFault, CheckError, Current, Delete, FreshCheck, Look, LookError, Record, RecordError,
+};
+use crate::key::ObjectKey;
+use crate::object::{Orphan, Outcome, SparedBy};
 use crate::plan::ApprovedPlan;
 use crate::reconcile::{BatchAnswer, Word, reconcile};
 use crate::stop::Stop;
@@ -33,181 +34,6 @@ pub const MAX_CHECK_AGE: Duration = Duration::from_mins(1);
 /// A batch that spares more keys than this, and more than 1 %, says that the snapshot was
 /// wrong.
 pub const MAX_SPARED: usize = 10;
-
-/// What S3 holds under a key now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Current {
-    /// An object.
-    Present {
-        /// Its entity tag.
-        etag: Option<ETag>,
-        /// When it was written, or `None` when that cannot be read.
-        last_modified: Option<Timestamp>,
-    },
-    /// Nothing, or a delete marker.
-    Absent,
-}
-
-/// A key could not be looked at.
-#[derive(Debug, Error)]
-#[error("could not look at an object: {message}")]
-pub struct LookError {
-    /// S3's error code, or `None` when it did not answer.
-    pub code: Option<String>,
-    /// What happened.
-    pub message: String,
-}
-
-/// Who looks at single objects.
-pub trait Look {
-    /// What the bucket holds under the key now.
-    fn look(&self, key: &ObjectKey) -> impl Future<Output = Result<Current, LookError>> + Send;
-}
-
-/// Why a batch has no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BatchFault {
-    /// S3 asked to slow down; nothing was done.
-    Throttled {
-        /// S3's error code.
-        code: String,
-    },
-    /// S3 cannot read the batch; nothing was done. One key of it may be the cause.
-    Unreadable {
-        /// S3's error code.
-        code: String,
-        /// S3's words.
-        message: String,
-    },
-    /// S3 refused the batch as a whole; nothing was done, and the next will not fare
-    /// better.
-    Refused {
-        /// S3's error code.
-        code: String,
-        /// S3's words.
-        message: String,
-    },
-    /// The answer was lost: the batch may have been carried out.
-    Lost {
-        /// What happened.
-        message: String,
-    },
-}
-
-/// Who deletes. A dry run holds none.
-pub trait Delete: Look {
-    /// Deletes each orphan that still carries its entity tag. Never repeats a request
-    /// whose answer was lost.
-    fn delete_batch(
-        &self,
-        orphans: &[Orphan],
-    ) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
-
-    /// Deletes one orphan whose key no batch can carry, on the same condition.
-    fn delete_alone(
-        &self,
-        orphan: &Orphan,
-    ) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
-
-    /// The delete marker that now stands over exactly this orphan, on a bucket that keeps
-    /// versions, if it was made after `since`.
-    fn marker_over(
-        &self,
-        orphan: &Orphan,
-        since: Timestamp,
-    ) -> impl Future<Output = Result<Option<String>, LookError>> + Send;
-}
-
-/// The database could not be asked.
-#[derive(Debug, Error)]
-#[error("the fresh check failed")]
-pub struct CheckError(#[source] pub Box<dyn StdError + Send + Sync>);
-
-/// Who asks the primary once more.
-pub trait FreshCheck {
-    /// For each key whether a row names it now, in a transaction begun for this question.
-    fn referenced(
-        &mut self,
-        keys: &[&ObjectKey],
-    ) -> impl Future<Output = Result<Vec<bool>, CheckError>> + Send;
-}
-
-/// The ledger could not be written.
-#[derive(Debug, Error)]
-#[error("the ledger could not be written: {context}")]
-pub struct RecordError {
-    /// What was written where.
-    pub context: String,
-    /// Why it failed.
-    pub source: Box<dyn StdError + Send + Sync>,
-}
-
-/// Who writes down what became of each batch.
-pub trait Record {
-    /// Writes one batch's outcomes; `batch` counts from 0.
-    fn outcomes(
-        &self,
-        batch: u64,
-        settled: &[(Orphan, Outcome)],
-    ) -> impl Future<Output = Result<(), RecordError>> + Send;
-}
-
-/// What a try at a deletion that cannot delete anything showed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// The storage refused because the condition was not met.
-    Honoured,
-    /// The storage claims a deletion: it does not look at conditions.
-    Ignored,
-    /// The storage refused for another reason.
-    Failed {
-        /// Its error code.
-        code: String,
-        /// Its words.
-        message: String,
-    },
-}
-
-/// Asks for the deletion of a key that does not exist, on a condition that nothing fulfils.
-/// S3 refuses that; a storage that ignores conditions reports a deletion, as S3 itself does
-/// for an absent key without a condition.
-pub async fn probe(delete: &impl Delete, prefix: &Prefix) -> Probe {
-    let key = ObjectKey::new(format!(
-        "{}orphan-sweeper-probe-{}",
-        prefix.as_str(),
-        Uuid::new_v4()
-    ));
-    let nothing = [Orphan {
-        key,
-        etag: ETag::new("\"00000000000000000000000000000000\""),
-        size: 0,
-        last_modified: Timestamp::UNIX_EPOCH,
-    }];
-    match delete.delete_batch(&nothing).await {
-        Ok(answer) => match reconcile(&nothing, answer).pop() {
-            Some(Word::ConditionFailed | Word::Settled(Outcome::Gone)) => Probe::Honoured,
-            Some(Word::Settled(Outcome::Deleted { .. })) => Probe::Ignored,
-            Some(Word::Settled(Outcome::Failed { code, message })) => {
-                Probe::Failed { code, message }
-            }
-            other => Probe::Failed {
-                code: "NoWord".to_owned(),
-                message: format!("the answer says {other:?}"),
-            },
-        },
-        Err(BatchFault::Throttled { code }) => Probe::Failed {
-            code,
-            message: "asked to slow down".to_owned(),
-        },
-        Err(BatchFault::Unreadable { code, message } | BatchFault::Refused { code, message }) => {
-            Probe::Failed { code, message }
-        }
-        Err(BatchFault::Lost { message }) => Probe::Failed {
-            code: "NoAnswer".to_owned(),
-            message,
-        },
-    }
-}
 
 /// Why a sweep ended before its plan did.
 #[derive(Debug, Error)]

@@ -11,9 +11,9 @@ use super::examine::explain;
 use super::query::{Collation, literal};
 use super::snapshot::{copy_out, identify};
 use super::{Database, DatabaseError, Identity, ReferencesQuery, statement};
+use crate::hands::{CheckError, FreshCheck};
 use crate::key::ObjectKey;
 use crate::names::NameRules;
-use crate::sweep::{CheckError, FreshCheck};
 
 /// How the database is asked about some keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,10 +17,10 @@ use thiserror::Error;
 
 use super::page;
 use crate::guards::Versioning;
+use crate::hands::{Current, Look, LookError};
 use crate::key::{ObjectKey, Prefix};
 use crate::listing::{ListError, Page, PageStart, Pages};
 use crate::object::ETag;
-use crate::sweep::{Current, Look, LookError};
 
 /// Keys in a page, at most
 /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html>).
