@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::hands::{
     BatchFault, CheckError, Current, Delete, FreshCheck, Look, LookError, Record, RecordError,
@@ -30,6 +30,9 @@ pub const MAX_LISTING_AGE: Duration = Duration::from_mins(1);
 
 /// The longest time between a fresh check and a deletion that rests on it.
 pub const MAX_CHECK_AGE: Duration = Duration::from_mins(1);
+
+const CHECK_TOO_SLOW: &str =
+    "it took longer than 60 s; an index on the names makes it fast (the doctor tells which)";
 
 /// A batch that spares more keys than this, and more than 1 %, says that the snapshot was
 /// wrong.
@@ -252,7 +255,14 @@ impl Window {
             .undecided()
             .map(|(orphan, _)| orphan.key.clone())
             .collect();
-        let named = check.referenced(&keys.iter().collect::<Vec<_>>()).await?;
+        // What the check saw must still be fresh when the batches are sent; and a database
+        // that never answers must not hold the run until it is killed.
+        let named = timeout(
+            MAX_CHECK_AGE,
+            check.referenced(&keys.iter().collect::<Vec<_>>()),
+        )
+        .await
+        .map_err(|_| CheckError(CHECK_TOO_SLOW.into()))??;
         if named.len() != keys.len() {
             return Err(CheckError("the check did not answer for every key".into()).into());
         }
