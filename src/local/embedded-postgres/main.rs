@@ -18,7 +18,7 @@ use std::{
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     path::PathBuf,
     process::exit,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -57,12 +57,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let port = listener.local_addr()?.port();
     let door = Arc::new(Door {
         engine,
-        taken: Mutex::new(false),
+        state: Mutex::new(State::Free),
         left: Condvar::new(),
     });
+    let entrance = Arc::clone(&door);
     thread::spawn(move || {
         for client in listener.incoming() {
-            let door = Arc::clone(&door);
+            let door = Arc::clone(&entrance);
             thread::spawn(move || {
                 if let Err(error) = client.and_then(|client| door.serve(client)) {
                     eprintln!("a connection ended with an error: {error}");
@@ -75,6 +76,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // An error is as good a sign as the end that nobody is there any more.
     let _ = io::copy(&mut io::stdin(), &mut io::sink());
+    door.close();
+    door.engine.remove_socket();
     if remove {
         let _ = fs::remove_dir_all(&folder);
     }
@@ -88,7 +91,7 @@ struct Engine {
     /// Holds its socket: a folder of the server's own could have too long a
     /// name for one.
     #[cfg(unix)]
-    _socket_folder: tempfile::TempDir,
+    socket_folder: tempfile::TempDir,
 }
 
 impl Engine {
@@ -97,20 +100,23 @@ impl Engine {
     #[cfg(unix)]
     fn start(builder: PgliteServerBuilder) -> Result<Self, Box<dyn Error>> {
         let folder = tempfile::tempdir()?;
-        let server = builder
-            .relaxed_durability(true)
-            .unix(folder.path().join(".s.PGSQL.5432"))
-            .start()?;
+        let server = builder.unix(folder.path().join(".s.PGSQL.5432")).start()?;
         Ok(Self {
             server,
-            _socket_folder: folder,
+            socket_folder: folder,
         })
     }
 
     #[cfg(not(unix))]
     fn start(builder: PgliteServerBuilder) -> Result<Self, Box<dyn Error>> {
-        let server = builder.relaxed_durability(true).start()?;
+        let server = builder.start()?;
         Ok(Self { server })
+    }
+
+    /// Takes away what nothing is dropped for at the end of `main`.
+    fn remove_socket(&self) {
+        #[cfg(unix)]
+        let _ = fs::remove_dir_all(self.socket_folder.path());
     }
 
     fn connect(&self) -> io::Result<EngineStream> {
@@ -125,8 +131,18 @@ impl Engine {
 /// Lets clients in to the engine, one at a time.
 struct Door {
     engine: Engine,
-    taken: Mutex<bool>,
+    state: Mutex<State>,
     left: Condvar,
+}
+
+/// Who is with the engine.
+enum State {
+    /// Nobody.
+    Free,
+    /// This client.
+    Taken(TcpStream),
+    /// Nobody, and nobody will be any more.
+    Closed,
 }
 
 impl Door {
@@ -143,7 +159,7 @@ impl Door {
                 Some(_) => break packet,
             }
         };
-        let Some(_turn) = self.turn() else {
+        let Some(_turn) = self.turn(client.try_clone()?) else {
             // feature_not_supported, in "PostgreSQL Error Codes". Pools retry
             // after too_many_connections until they report a mere timeout.
             let refusal = fatal(
@@ -168,17 +184,35 @@ impl Door {
     }
 
     /// Waits for the client before to leave, up to [`PATIENCE`].
-    fn turn(&self) -> Option<Turn<'_>> {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut taken, timeout) = self
-            .left
-            .wait_timeout_while(taken, PATIENCE, |taken| *taken)
-            .unwrap_or_else(PoisonError::into_inner);
-        if timeout.timed_out() {
+    fn turn(&self, client: TcpStream) -> Option<Turn<'_>> {
+        let mut state = self.wait();
+        if !matches!(*state, State::Free) {
             return None;
         }
-        *taken = true;
+        *state = State::Taken(client);
         Some(Turn { door: self })
+    }
+
+    /// Sends the client away, and waits until the engine has put everything
+    /// in order after it: it still writes files then.
+    fn close(&self) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let State::Taken(client) = &*state {
+            // Fails only if it went by itself.
+            let _ = client.shutdown(Shutdown::Both);
+        }
+        drop(state);
+        *self.wait() = State::Closed;
+    }
+
+    /// Waits until nobody is with the engine, up to [`PATIENCE`].
+    fn wait(&self) -> MutexGuard<'_, State> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (state, _) = self
+            .left
+            .wait_timeout_while(state, PATIENCE, |state| matches!(state, State::Taken(_)))
+            .unwrap_or_else(PoisonError::into_inner);
+        state
     }
 }
 
@@ -189,9 +223,12 @@ struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let taken = &self.door.taken;
-        *taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.door.left.notify_one();
+        let state = self.door.state.lock();
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        if matches!(*state, State::Taken(_)) {
+            *state = State::Free;
+        }
+        self.door.left.notify_all();
     }
 }
 

@@ -8,7 +8,7 @@
 //! have the same `system_identifier`.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     io::{self, BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
@@ -18,7 +18,7 @@ use std::{
 use serde::Deserialize;
 use url::Url;
 
-use super::{PostgresError, PostgresServer, Process, READY_LIMIT, Result, blocking};
+use super::{PostgresError, PostgresServer, Process, READY_LIMIT, Result, blocking, open_log};
 
 /// Where the package was when this program was built.
 const PACKAGE: &str = concat!(
@@ -116,10 +116,12 @@ fn executable(messages: &[u8]) -> Option<PathBuf> {
 /// is built once and goes with `cargo clean`.
 fn target_folder() -> PathBuf {
     let this = std::env::current_exe().unwrap_or_default();
-    // Cargo marks its target folders for backup programs.
+    // Cargo marks the target folders that it made, for backup programs, and
+    // keeps what it knows of the compiler in all of them.
+    let marks = ["CACHEDIR.TAG", ".rustc_info.json"];
     let marked = this
         .ancestors()
-        .find(|folder| folder.join("CACHEDIR.TAG").is_file());
+        .find(|folder| marks.iter().any(|mark| folder.join(mark).is_file()));
     match (marked, std::env::var_os("CARGO_TARGET_DIR")) {
         (Some(folder), _) => folder.to_owned(),
         (None, Some(folder)) if !folder.is_empty() => folder.into(),
@@ -129,21 +131,13 @@ fn target_folder() -> PathBuf {
 
 /// Starts the program, and waits until it has told its URL.
 fn serve(program: &Path, data_dir: &Path, remove: bool) -> Result<PostgresServer> {
-    let file = |action, path: &Path| {
-        let path = path.to_owned();
-        move |source| PostgresError::File {
-            action,
-            path,
-            source,
-        }
-    };
-    fs::create_dir_all(data_dir).map_err(file("make the folder", data_dir))?;
+    fs::create_dir_all(data_dir).map_err(|source| PostgresError::File {
+        action: "make the folder",
+        path: data_dir.to_owned(),
+        source,
+    })?;
     let log = data_dir.join("server.log");
-    let errors = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&log)
-        .map_err(file("open", &log))?;
+    let (errors, log_start) = open_log(&log)?;
     let mut command = Command::new(program);
     command.arg(data_dir).args(remove.then_some("--remove"));
     // Ctrl-C at a terminal goes to the whole group; see `installed`.
@@ -163,6 +157,7 @@ fn serve(program: &Path, data_dir: &Path, remove: bool) -> Result<PostgresServer
         pipe: child.stdin.take(),
         child,
         log,
+        log_start,
     };
     let line = stdout.map_or_else(String::new, first_line);
     match Url::parse(line.trim()).ok().and_then(|url| url.port()) {
