@@ -125,7 +125,7 @@ impl From<SweepError> for RunError {
     fn from(error: SweepError) -> Self {
         match error {
             SweepError::Check(_) | SweepError::SnapshotWrong { .. } => Self::Database(error.into()),
-            SweepError::Refused { .. } => Self::Storage(error.into()),
+            SweepError::Refused { .. } | SweepError::Stale => Self::Storage(error.into()),
             SweepError::Record(_) | SweepError::Spool(_) => Self::Ledger(error.into()),
         }
     }

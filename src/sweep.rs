@@ -1,8 +1,9 @@
 //! The sweep: an approved plan, carried out batch by batch.
 //!
-//! For each window of batches, in this order: the ages are read again if the listing is
-//! old, the primary is asked once more, the batches are sent on the condition of each
-//! object's entity tag, and what became of every orphan is written down.
+//! For each window of batches, in this order: the primary is asked once more, the ages are
+//! read again if the listing is old, the batches are sent on the condition of each object's
+//! entity tag, and what became of every orphan is written down. Nothing is sent on the word
+//! of a check or a listing that is older than a minute.
 
 use std::time::Duration;
 
@@ -56,6 +57,9 @@ pub enum SweepError {
         /// One of them.
         example: ObjectKey,
     },
+    /// Looking at the objects again took so long that the check is no longer fresh.
+    #[error("looking at the objects again took longer than 60 s; raise --concurrency")]
+    Stale,
     /// The ledger could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -164,7 +168,7 @@ pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record>(
             break;
         }
         let mut settled = Window::new(window);
-        let ended = settled.carry_out(judged, &mut hands, pace).await;
+        let ended = settled.carry_out(judged, &mut hands, pace, stop).await;
         // Whatever ended it: what is settled is counted and written down.
         let written = settled
             .write_down(&mut number, hands.record, &mut report)
@@ -209,17 +213,22 @@ impl Window {
         judged: Judged,
         hands: &mut Hands<'_, D, C, R>,
         pace: Pace,
+        stop: &Stop,
     ) -> Result<(), SweepError> {
+        let checked_at = Instant::now();
+        self.check_again(hands.check).await?;
         if judged
             .listed_since
             .is_none_or(|since| since.elapsed() > MAX_LISTING_AGE)
         {
             self.read_ages_again(judged.cutoff, hands.delete, pace.looks_at_once)
                 .await;
+            if checked_at.elapsed() > MAX_CHECK_AGE {
+                return Err(SweepError::Stale);
+            }
         }
-        let asked_at = Instant::now();
-        self.check_again(hands.check).await?;
-        self.delete(judged, asked_at, hands.delete, pace).await
+        self.delete(judged, checked_at, hands.delete, pace, stop)
+            .await
     }
 
     async fn read_ages_again(
@@ -297,6 +306,7 @@ impl Window {
         checked_at: Instant,
         delete: &D,
         pace: Pace,
+        stop: &Stop,
     ) -> Result<(), SweepError> {
         let ends: Vec<Result<(), SweepError>> = stream::iter(&mut self.batches)
             .map(async |batch| {
@@ -309,6 +319,7 @@ impl Window {
                     judged,
                     checked_at,
                     looks_at_once: pace.looks_at_once,
+                    stop,
                 };
                 let ended = sender.send(&mut together).await;
                 for one in alone.chunks_mut(1) {
@@ -370,6 +381,7 @@ struct Sender<'run, D> {
     judged: Judged,
     checked_at: Instant,
     looks_at_once: usize,
+    stop: &'run Stop,
 }
 
 /// How often a throttled batch is sent again, at most.
@@ -450,6 +462,7 @@ impl<D: Delete + Sync> Sender<'_, D> {
             match answer {
                 Err(BatchFault::Throttled { .. })
                     if attempt < MAX_ATTEMPTS
+                        && !self.stop.requested()
                         && self.checked_at.elapsed() + pause < MAX_CHECK_AGE =>
                 {
                     tokio::time::sleep(pause).await;
