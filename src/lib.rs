@@ -89,6 +89,7 @@ pub mod sorting;
 pub mod stop;
 pub mod summary;
 pub mod sweep;
+pub mod upload;
 
 #[cfg(feature = "cli")]
 pub mod cli;
