@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::chain::chain;
 use crate::guards::{self, Allowances, Ground, Versioning};
 use crate::hands::{Current, FreshCheck as _, Look as _};
 use crate::key::ObjectKey;
@@ -15,7 +16,6 @@ use crate::ledger::Ledger;
 use crate::listing::{Bookmark, RangeListing};
 use crate::postgres::{self, Database, Examination, Order, PrimaryCheck};
 use crate::probe::{Probe, probe};
-use crate::run::chain;
 use crate::s3::{Bucket, Deleter};
 use crate::settings::Settings;
 
@@ -301,7 +301,6 @@ impl Doctor<'_> {
                 }
             }
         }
-        check.close().await;
     }
 
     async fn ledger(&mut self, client: &Client) {

@@ -7,9 +7,10 @@ use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::chain::chain;
 use crate::event;
 use crate::progress::Progress;
-use crate::run::{chain, run};
+use crate::run::run;
 use crate::s3;
 use crate::settings::{ConfigError, RawSettings, Settings};
 use crate::stop::Stop;

@@ -52,7 +52,7 @@
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | words | [`key`], [`object`], [`summary`] | nothing |
+//! | words | [`key`], [`object`], [`summary`], [`chain`](mod@chain) | nothing |
 //! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`] | the words |
 //! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`] | one world each |
@@ -61,6 +61,7 @@
 //!
 //! [`upload`] is the service's side: where orphans come from.
 
+pub mod chain;
 pub mod dangling;
 pub mod doctor;
 pub mod event;

@@ -10,6 +10,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::chain::chain;
 use crate::dangling;
 use crate::guards::{self, Ground};
 use crate::hands::{CheckError, RecordError};
@@ -63,22 +64,6 @@ impl RunError {
             Self::Sums(_) => "Internal",
         }
     }
-}
-
-/// An error and its causes in one line.
-#[must_use]
-pub fn chain(error: &dyn StdError) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        // A transparent layer says what the next one says.
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = error.source();
-    }
-    crate::key::escape(&line)
 }
 
 impl From<DatabaseError> for RunError {
@@ -384,9 +369,7 @@ impl Run<'_> {
             listed_since: honoured.then_some(listed_since),
             started,
         };
-        let ended = self.sweep(&approved, judged, &deleter, &mut check).await;
-        check.close().await;
-        ended
+        self.sweep(&approved, judged, &deleter, &mut check).await
     }
 
     /// Mark and judge: everything before the guards. It has nothing in its hands that

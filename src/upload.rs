@@ -9,7 +9,6 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
@@ -17,6 +16,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::key::{ObjectKey, Prefix, escape};
+use crate::s3::said;
 
 /// The most keys of one `DeleteObjects`.
 const MAX_BATCH: usize = 1_000;
@@ -160,7 +160,7 @@ impl Uploader {
         match sent {
             Ok(_) => Put::Done(key),
             Err(error) => {
-                let reason = DisplayErrorContext(&error).to_string();
+                let reason = said(&error).to_string();
                 let name = image.name;
                 Put::Failed(key, FailedImage { name, reason })
             }
@@ -202,7 +202,7 @@ impl Uploader {
                 .filter_map(|deleted| deleted.key)
                 .collect(),
             Err(error) => {
-                tracing::warn!(objects = batch.len(), error = %DisplayErrorContext(&error), "could not roll back a batch");
+                tracing::warn!(objects = batch.len(), error = %said(&error), "could not roll back a batch");
                 BTreeSet::new()
             }
         }
