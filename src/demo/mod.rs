@@ -232,7 +232,8 @@ impl Stage<'_> {
     }
 
     /// A month passes in seconds: after each day the S3 server makes what it holds a day older,
-    /// because S3 lets no client choose the time of an object.
+    /// because S3 lets no client choose the time of an object. (A day of 25 hours: none of its
+    /// objects is to cross the cutoff while the story is told.)
     async fn live(&self, service: &mut Service<'_>, images: u32) -> anyhow::Result<()> {
         act("A month in the life of an image service")?;
         let groups = usize::try_from(images)?.div_ceil(GROUP);
@@ -240,7 +241,7 @@ impl Stage<'_> {
         let per_day = groups.div_ceil(usize::try_from(DAYS)?).max(6);
         for day in 1..=DAYS {
             if day > 1 {
-                self.server.age(BUCKET, SignedDuration::from_hours(24));
+                self.server.age(BUCKET, SignedDuration::from_hours(25));
             }
             let fates: Vec<Fate> = (0..per_day).map(|group| fate(group, day)).collect();
             let some = (per_day / 5).max(1);
