@@ -35,8 +35,8 @@ pub const MAX_CHECK_AGE: Duration = Duration::from_mins(1);
 const CHECK_TOO_SLOW: &str =
     "it took longer than 60 s; an index on the names makes it fast (the doctor tells which)";
 
-/// A batch that spares more keys than this, and more than 1 %, says that the snapshot was
-/// wrong.
+/// A batch that spares more keys than this, which is more than 1 % of the largest one, says
+/// that the snapshot was wrong.
 pub const MAX_SPARED: usize = 10;
 
 /// Why a sweep ended before its plan did.
@@ -288,7 +288,6 @@ impl Window {
                 .collect();
             if let [example, ..] = spared[..]
                 && spared.len() > MAX_SPARED
-                && spared.len() * 100 > batch.len()
             {
                 return Err(SweepError::SnapshotWrong {
                     spared: spared.len(),
