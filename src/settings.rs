@@ -631,8 +631,7 @@ fn default_concurrency() -> usize {
 }
 
 /// What an event may ask for.
-#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct EventOptions {
     /// Delete nothing; can only be true.
     pub dry_run: Option<bool>,
