@@ -67,7 +67,7 @@ impl Ledger {
     }
 
     fn name(&self, file: &str) -> String {
-        format!("runs/{}/{file}", self.run_id)
+        format!("{}/{}/{file}", ReportLocation::RUNS, self.run_id)
     }
 
     /// Where all runs lie, as people write it.

@@ -174,7 +174,7 @@ async fn an_event_that_is_not_understood_or_loosens_is_refused_before_anything_i
         (json!({"prefix": "image"}), "prefix: 'image/'"),
         (json!({"prefix": ""}), "prefix: ''"),
         (json!({"prefix": 1}), "prefix"),
-        (json!({"min_age": "23h"}), "min_age: 23h is shorter"),
+        (json!({"min_age": "23h"}), "min_age: \"23h\" is shorter"),
         (json!({"min_age": "0s"}), "min_age"),
         (json!({"min_age": "24"}), "min_age"),
         (json!({"min_age": "200y"}), "min_age: longer than 100 years"),

@@ -18,7 +18,7 @@ use super::runtime_api::{Answer, RuntimeApi};
 use super::{BUCKET, World};
 
 /// Nobody waits longer than this for a program that hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// All that a program sees of its surroundings.
 pub struct Environment {
