@@ -25,22 +25,21 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// The Runtime API cannot be reached.
 pub async fn serve() -> Result<(), lambda_runtime::Error> {
+    log_to_stdout();
     // Made once: a warm start reuses connections and credentials.
     let client = s3::connect().await;
     let settings = RawSettings::from_environment(std::env::vars_os())
         .and_then(|raw| Settings::new(&raw, None));
     let (client, settings) = (&client, &settings);
-    serve_by(async move |event| answer(settings.as_ref(), client, &event).await).await
+    let handler = async move |event| answer(settings.as_ref(), client, &event).await;
+    Box::pin(serve_by(handler)).await
 }
 
-/// Serves invocations by this handler, whose panics are answers, too; logs to standard
-/// output.
+/// Logs to standard output, a JSON object a line.
 ///
-/// # Errors
-/// The Runtime API cannot be reached.
-pub async fn serve_by<Answer: Serialize>(
-    handler: impl AsyncFn(LambdaEvent<Value>) -> Result<Answer, Diagnostic>,
-) -> Result<(), lambda_runtime::Error> {
+/// # Panics
+/// When something logs already.
+pub fn log_to_stdout() {
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
@@ -48,6 +47,15 @@ pub async fn serve_by<Answer: Serialize>(
         .with_span_list(false)
         .with_max_level(tracing::Level::INFO)
         .init();
+}
+
+/// Serves invocations by this handler, whose panics are answers, too.
+///
+/// # Errors
+/// The Runtime API cannot be reached.
+pub async fn serve_by<Answer: Serialize>(
+    handler: impl AsyncFn(LambdaEvent<Value>) -> Result<Answer, Diagnostic>,
+) -> Result<(), lambda_runtime::Error> {
     let handler = &handler;
     lambda_runtime::run(service_fn(async move |event| handler(event).await)).await
 }
@@ -95,5 +103,5 @@ fn last_moment(deadline_ms: u64) -> Instant {
     let left = deadline
         .duration_since(SystemTime::now())
         .unwrap_or_default();
-    Instant::now() + (left - MARGIN.min(left / 4))
+    Instant::now() + left.saturating_sub(MARGIN.min(left / 4))
 }

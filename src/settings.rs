@@ -335,13 +335,13 @@ fn parse_count(text: &str) -> Result<u64, String> {
 }
 
 /// The shortest grace period without `--allow-short-min-age`.
-const SHORT_MIN_AGE: Duration = Duration::from_secs(60 * 60);
+const SHORT_MIN_AGE: Duration = Duration::from_hours(1);
 
 /// The grace period where none is given.
-const DEFAULT_MIN_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+const DEFAULT_MIN_AGE: Duration = Duration::from_hours(24);
 
 /// `100y`. No object is older than S3 itself, which opened in 2006.
-const LONGEST_MIN_AGE: Duration = Duration::from_secs(100 * 31_557_600);
+const LONGEST_MIN_AGE: Duration = Duration::from_hours(876_600);
 
 /// Where the ledger lies.
 #[derive(Debug, Clone, PartialEq, Eq)]

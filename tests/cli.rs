@@ -399,11 +399,10 @@ fn finding<'found>(
     found: &'found [(String, String, String)],
     about: &str,
 ) -> (&'found str, &'found str) {
-    found
-        .iter()
-        .find(|(name, ..)| name == about)
-        .map(|(_, verdict, message)| (verdict.as_str(), message.as_str()))
-        .unwrap_or_else(|| panic!("{about}: {found:?}"))
+    found.iter().find(|(name, ..)| name == about).map_or_else(
+        || panic!("{about}: {found:?}"),
+        |(_, verdict, message)| (verdict.as_str(), message.as_str()),
+    )
 }
 
 /// An index that serves the order, so that nothing is left to say.

@@ -80,6 +80,10 @@ impl Output {
 }
 
 #[derive(Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch that a person gives or not"
+)]
 pub(super) struct RunArgs {
     /// The bucket [env: SWEEPER_BUCKET]
     #[arg(long)]

@@ -18,7 +18,7 @@ use super::runtime_api::{Answer, RuntimeApi};
 use super::{BUCKET, World};
 
 /// Nobody waits longer than this for a program that hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// All that a program sees of its surroundings.
 pub struct Environment {
@@ -233,7 +233,7 @@ pub struct Function {
 impl Function {
     /// Invokes it with plenty of time.
     pub async fn invoke(&mut self, event: &str) -> Answer {
-        self.invoke_for(event, Duration::from_secs(900)).await
+        self.invoke_for(event, Duration::from_mins(15)).await
     }
 
     /// Invokes it with so much time.
