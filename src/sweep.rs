@@ -335,7 +335,7 @@ pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record>(
             break;
         }
         let mut settled = Window::new(window);
-        let ended = settled.carry_out(judged, &mut hands, pace).await;
+        let ended = settled.carry_out(judged, &mut hands, pace, stop).await;
         // Whatever ended it: what is settled is counted and written down.
         let written = settled
             .write_down(&mut number, hands.record, &mut report)
@@ -380,6 +380,7 @@ impl Window {
         judged: Judged,
         hands: &mut Hands<'_, D, C, R>,
         pace: Pace,
+        stop: &Stop,
     ) -> Result<(), SweepError> {
         if judged
             .listed_since
@@ -389,7 +390,12 @@ impl Window {
                 .await;
         }
         let asked_at = Instant::now();
-        self.check_again(hands.check).await?;
+        // The database may wait for a lock longer than the run has time.
+        tokio::select! {
+            biased;
+            checked = self.check_again(hands.check) => checked?,
+            () = stop.wait() => return Ok(()),
+        }
         self.delete(judged, asked_at, hands.delete, pace).await
     }
 

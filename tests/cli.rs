@@ -7,7 +7,7 @@ use std::path::Path;
 
 use orphan_sweeper::local::s3::{Effect, Fault, Operation, Versioning};
 use serde_json::{Value, json};
-use support::program::{Ended, Environment, files};
+use support::program::{Ended, Environment, files, reader};
 use support::{BUCKET, World, ago};
 use tokio::sync::mpsc;
 
@@ -237,6 +237,26 @@ async fn a_second_interrupt_ends_it_at_once() {
         "{ended:?}"
     );
     assert_eq!(world.keys().len(), 3);
+}
+
+#[tokio::test]
+async fn however_much_is_logged_standard_output_stays_clean_and_the_password_secret() {
+    const PASSWORD: &str = "Tr0ub4dor-and-3-horses";
+    let world = world().await;
+    let url = reader(&world, PASSWORD).await;
+    let environment = Environment::of(&world).with(&[("DATABASE_URL", url.as_str())]);
+    let ended = environment.cli(&["plan", "--verbose"]).await;
+    assert!(ended.stderr.contains("started a run"), "{ended:?}");
+    assert_eq!(summary(&ended)["status"], "dry_run");
+
+    let environment = environment.with(&[("RUST_LOG", "trace")]);
+    for command in ["plan", "doctor"] {
+        let ended = environment.cli(&[command]).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.stdout);
+        ended.json();
+        assert!(ended.stderr.contains("TRACE"));
+        assert!(!ended.stderr.contains("Tr0ub4dor"), "{}", ended.stderr);
+    }
 }
 
 #[tokio::test]

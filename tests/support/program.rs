@@ -282,6 +282,18 @@ impl Tripwire {
     }
 }
 
+/// The address of the world's database for a new role that can only read its table.
+pub async fn reader(world: &World, password: &str) -> url::Url {
+    let role = format!("reader_{}", std::process::id());
+    let create =
+        format!("CREATE ROLE {role} LOGIN PASSWORD '{password}'; GRANT SELECT ON images TO {role}");
+    world.sql(&create).await;
+    let mut url = url::Url::parse(world.database.url()).expect("a URL");
+    url.set_username(&role).expect("set");
+    url.set_password(Some(password)).expect("set");
+    url
+}
+
 /// All files below a folder.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
