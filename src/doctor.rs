@@ -8,15 +8,16 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::chain::chain;
 use crate::guards::{self, Allowances, Ground, Versioning};
+use crate::hands::{Current, FreshCheck as _, Look as _, LookError};
 use crate::key::ObjectKey;
 use crate::ledger::Ledger;
 use crate::listing::{Bookmark, RangeListing};
 use crate::postgres::{self, Database, Examination, Order, PrimaryCheck};
-use crate::run::chain;
+use crate::probe::{Probe, probe};
 use crate::s3::{Bucket, Deleter};
 use crate::settings::Settings;
-use crate::sweep::{Current, FreshCheck as _, Look as _, LookError, Probe, probe};
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -215,6 +216,7 @@ impl Doctor<'_> {
         const ABOUT: &str = "s3:DeleteObject";
         match probe(&Deleter::new(bucket), self.settings.scope.prefix()).await {
             Probe::Honoured => self.note(ABOUT, Verdict::Ok, "allowed, and conditions on the ETag are honoured (tried on a key that does not exist)"),
+            Probe::Unclear => self.note(ABOUT, Verdict::Warning, "allowed, and conditions on the ETag are honoured for single deletions; the storage does not show whether it honours them in a batch, so each object is looked at just before"),
             Probe::Ignored if self.settings.allowed.unconditional => self.note(ABOUT, Verdict::Warning, "the storage ignores conditions on the ETag, as --allow-unconditional accepts"),
             Probe::Ignored => self.note(ABOUT, Verdict::Problem, guards::conditions_ignored().hint),
             Probe::Failed { code, message } => self.note(ABOUT, Verdict::Problem, format!("{code}: {message}")),
@@ -310,7 +312,6 @@ impl Doctor<'_> {
                 }
             }
         }
-        check.close().await;
     }
 
     async fn ledger(&mut self, client: &Client) {

@@ -8,9 +8,10 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::chain::chain;
 use crate::event;
 use crate::progress::Progress;
-use crate::run::{chain, run};
+use crate::run::run;
 use crate::s3;
 use crate::settings::{ConfigError, RawSettings, Settings};
 use crate::stop::Stop;

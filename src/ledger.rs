@@ -16,13 +16,13 @@ use serde::Serialize;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
 
+use crate::hands::{Record, RecordError};
 use crate::key::{ObjectKey, Prefix};
 use crate::manifest::{Header, Spool};
 use crate::object::{Orphan, Outcome};
 use crate::s3;
 use crate::settings::ReportLocation;
 use crate::summary::Summary;
-use crate::sweep::{Record, RecordError};
 
 /// The ledger of one run.
 #[derive(Debug, Clone)]

@@ -52,19 +52,21 @@
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | words | [`key`], [`object`], [`summary`] | nothing |
+//! | words | [`key`], [`object`], [`summary`], [`chain`](mod@chain) | nothing |
 //! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`sweep`](mod@sweep), [`dangling`] | the domain, and what they need of the world as traits |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`] | one world each |
 //! | composition | [`settings`], [`event`], [`run`](mod@run), [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
 //!
 //! [`upload`] is the service's side: where orphans come from.
 
+pub mod chain;
 pub mod dangling;
 pub mod doctor;
 pub mod event;
 pub mod guards;
+pub mod hands;
 pub mod judge;
 pub mod key;
 pub mod ledger;
@@ -76,6 +78,7 @@ pub mod names;
 pub mod object;
 pub mod plan;
 pub mod postgres;
+pub mod probe;
 pub mod progress;
 pub mod reconcile;
 pub mod references;
@@ -87,6 +90,7 @@ pub mod sorting;
 pub mod stop;
 pub mod summary;
 pub mod sweep;
+pub mod upload;
 
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -10,8 +10,10 @@ use thiserror::Error;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::chain::chain;
 use crate::dangling;
 use crate::guards::{self, Ground};
+use crate::hands::{CheckError, RecordError};
 use crate::judge::{JudgeError, judge};
 use crate::ledger::Ledger;
 use crate::manifest::{self, Header, sha256};
@@ -19,14 +21,13 @@ use crate::mark::{MarkError, Marking, chunks};
 use crate::merge::Criteria;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
 use crate::postgres::{Database, DatabaseError, Identity, PrimaryCheck, Snapshot};
+use crate::probe::{Probe, probe};
 use crate::progress::Progress;
 use crate::s3::{Bucket, BucketError, Deleter};
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::summary::{Counts, MAX_PROBLEMS, Problem, Refusal, Status, SumError, Summary};
-use crate::sweep::{
-    CheckError, Hands, Judged, MAX_BATCH, Pace, Probe, RecordError, SweepError, probe, sweep,
-};
+use crate::sweep::{Hands, Judged, MAX_BATCH, Pace, SweepError, sweep};
 
 /// References in a range: nine pages' worth, so that the page which straddles a cut, and is
 /// listed twice, stays a small part of the whole.
@@ -63,22 +64,6 @@ impl RunError {
             Self::Sums(_) => "Internal",
         }
     }
-}
-
-/// An error and its causes in one line.
-#[must_use]
-pub fn chain(error: &dyn StdError) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        // A transparent layer says what the next one says.
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = error.source();
-    }
-    crate::key::escape(&line)
 }
 
 impl From<DatabaseError> for RunError {
@@ -125,7 +110,7 @@ impl From<SweepError> for RunError {
     fn from(error: SweepError) -> Self {
         match error {
             SweepError::Check(_) | SweepError::SnapshotWrong { .. } => Self::Database(error.into()),
-            SweepError::Refused { .. } => Self::Storage(error.into()),
+            SweepError::Refused { .. } | SweepError::Stale => Self::Storage(error.into()),
             SweepError::Record(_) | SweepError::Spool(_) => Self::Ledger(error.into()),
         }
     }
@@ -370,6 +355,12 @@ impl Run<'_> {
         let deleter = Deleter::new(bucket);
         let honoured = match probe(&deleter, settings.scope.prefix()).await {
             Probe::Honoured => true,
+            Probe::Unclear => {
+                tracing::warn!(
+                    "the storage does not show whether it honours conditions in a batch; each object is looked at just before its batch"
+                );
+                false
+            }
             Probe::Ignored if settings.allowed.unconditional => false,
             Probe::Ignored => return Ok(End::Refused(vec![guards::conditions_ignored()])),
             Probe::Failed { code, message } => {
@@ -382,9 +373,7 @@ impl Run<'_> {
             listed_since: honoured.then_some(listed_since),
             started,
         };
-        let ended = self.sweep(&approved, judged, &deleter, &mut check).await;
-        check.close().await;
-        ended
+        self.sweep(&approved, judged, &deleter, &mut check).await
     }
 
     /// Mark and judge: everything before the guards. It has nothing in its hands that

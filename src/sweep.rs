@@ -1,20 +1,22 @@
 //! The sweep: an approved plan, carried out batch by batch.
 //!
-//! For each window of batches, in this order: the ages are read again if the listing is
-//! old, the primary is asked once more, the batches are sent on the condition of each
-//! object's entity tag, and what became of every orphan is written down.
+//! For each window of batches, in this order: the primary is asked once more, the ages are
+//! read again if the listing is old, the batches are sent on the condition of each object's
+//! entity tag, and what became of every orphan is written down. Nothing is sent on the word
+//! of a check or a listing that is older than a minute.
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use thiserror::Error;
-use tokio::time::Instant;
-use uuid::Uuid;
+use tokio::time::{Instant, timeout};
 
-use crate::key::{ObjectKey, Prefix};
-use crate::object::{ETag, Orphan, Outcome, SparedBy};
+use crate::hands::{
+    BatchFault, CheckError, Current, Delete, FreshCheck, Look, LookError, Record, RecordError,
+};
+use crate::key::ObjectKey;
+use crate::object::{Orphan, Outcome, SparedBy};
 use crate::plan::ApprovedPlan;
 use crate::reconcile::{BatchAnswer, Word, reconcile};
 use crate::stop::Stop;
@@ -30,184 +32,12 @@ pub const MAX_LISTING_AGE: Duration = Duration::from_mins(1);
 /// The longest time between a fresh check and a deletion that rests on it.
 pub const MAX_CHECK_AGE: Duration = Duration::from_mins(1);
 
+const CHECK_TOO_SLOW: &str =
+    "it took longer than 60 s; an index on the names makes it fast (the doctor tells which)";
+
 /// A batch that spares more keys than this, and more than 1 %, says that the snapshot was
 /// wrong.
 pub const MAX_SPARED: usize = 10;
-
-/// What S3 holds under a key now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Current {
-    /// An object.
-    Present {
-        /// Its entity tag.
-        etag: Option<ETag>,
-        /// When it was written, or `None` when that cannot be read.
-        last_modified: Option<Timestamp>,
-    },
-    /// Nothing, or a delete marker.
-    Absent,
-}
-
-/// A key could not be looked at.
-#[derive(Debug, Error)]
-#[error("could not look at an object: {message}")]
-pub struct LookError {
-    /// S3's error code, or `None` when it did not answer.
-    pub code: Option<String>,
-    /// What happened.
-    pub message: String,
-}
-
-/// Who looks at single objects.
-pub trait Look {
-    /// What the bucket holds under the key now.
-    fn look(&self, key: &ObjectKey) -> impl Future<Output = Result<Current, LookError>> + Send;
-}
-
-/// Why a batch has no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BatchFault {
-    /// S3 asked to slow down; nothing was done.
-    Throttled {
-        /// S3's error code.
-        code: String,
-    },
-    /// S3 cannot read the batch; nothing was done. One key of it may be the cause.
-    Unreadable {
-        /// S3's error code.
-        code: String,
-        /// S3's words.
-        message: String,
-    },
-    /// S3 refused the batch as a whole; nothing was done, and the next will not fare
-    /// better.
-    Refused {
-        /// S3's error code.
-        code: String,
-        /// S3's words.
-        message: String,
-    },
-    /// The answer was lost: the batch may have been carried out.
-    Lost {
-        /// What happened.
-        message: String,
-    },
-}
-
-/// Who deletes. A dry run holds none.
-pub trait Delete: Look {
-    /// Deletes each orphan that still carries its entity tag. Never repeats a request
-    /// whose answer was lost.
-    fn delete_batch(
-        &self,
-        orphans: &[Orphan],
-    ) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
-
-    /// Deletes one orphan whose key no batch can carry, on the same condition.
-    fn delete_alone(
-        &self,
-        orphan: &Orphan,
-    ) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
-
-    /// The delete marker that now stands over exactly this orphan, on a bucket that keeps
-    /// versions, if it was made after `since`.
-    fn marker_over(
-        &self,
-        orphan: &Orphan,
-        since: Timestamp,
-    ) -> impl Future<Output = Result<Option<String>, LookError>> + Send;
-}
-
-/// The database could not be asked.
-#[derive(Debug, Error)]
-#[error("the fresh check failed")]
-pub struct CheckError(#[source] pub Box<dyn StdError + Send + Sync>);
-
-/// Who asks the primary once more.
-pub trait FreshCheck {
-    /// For each key whether a row names it now, in a transaction begun for this question.
-    fn referenced(
-        &mut self,
-        keys: &[&ObjectKey],
-    ) -> impl Future<Output = Result<Vec<bool>, CheckError>> + Send;
-}
-
-/// The ledger could not be written.
-#[derive(Debug, Error)]
-#[error("the ledger could not be written: {context}")]
-pub struct RecordError {
-    /// What was written where.
-    pub context: String,
-    /// Why it failed.
-    pub source: Box<dyn StdError + Send + Sync>,
-}
-
-/// Who writes down what became of each batch.
-pub trait Record {
-    /// Writes one batch's outcomes; `batch` counts from 0.
-    fn outcomes(
-        &self,
-        batch: u64,
-        settled: &[(Orphan, Outcome)],
-    ) -> impl Future<Output = Result<(), RecordError>> + Send;
-}
-
-/// What a try at a deletion that cannot delete anything showed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// The storage refused because the condition was not met.
-    Honoured,
-    /// The storage claims a deletion: it does not look at conditions.
-    Ignored,
-    /// The storage refused for another reason.
-    Failed {
-        /// Its error code.
-        code: String,
-        /// Its words.
-        message: String,
-    },
-}
-
-/// Asks for the deletion of a key that does not exist, on a condition that nothing fulfils.
-/// S3 refuses that; a storage that ignores conditions reports a deletion, as S3 itself does
-/// for an absent key without a condition.
-pub async fn probe(delete: &impl Delete, prefix: &Prefix) -> Probe {
-    let key = ObjectKey::new(format!(
-        "{}orphan-sweeper-probe-{}",
-        prefix.as_str(),
-        Uuid::new_v4()
-    ));
-    let nothing = [Orphan {
-        key,
-        etag: ETag::new("\"00000000000000000000000000000000\""),
-        size: 0,
-        last_modified: Timestamp::UNIX_EPOCH,
-    }];
-    match delete.delete_batch(&nothing).await {
-        Ok(answer) => match reconcile(&nothing, answer).pop() {
-            Some(Word::ConditionFailed | Word::Settled(Outcome::Gone)) => Probe::Honoured,
-            Some(Word::Settled(Outcome::Deleted { .. })) => Probe::Ignored,
-            Some(Word::Settled(Outcome::Failed { code, message })) => {
-                Probe::Failed { code, message }
-            }
-            other => Probe::Failed {
-                code: "NoWord".to_owned(),
-                message: format!("the answer says {other:?}"),
-            },
-        },
-        Err(BatchFault::Throttled { code }) => Probe::Failed {
-            code,
-            message: "asked to slow down".to_owned(),
-        },
-        Err(BatchFault::Unreadable { code, message } | BatchFault::Refused { code, message }) => {
-            Probe::Failed { code, message }
-        }
-        Err(BatchFault::Lost { message }) => Probe::Failed {
-            code: "NoAnswer".to_owned(),
-            message,
-        },
-    }
-}
 
 /// Why a sweep ended before its plan did.
 #[derive(Debug, Error)]
@@ -227,6 +57,9 @@ pub enum SweepError {
         /// One of them.
         example: ObjectKey,
     },
+    /// Looking at the objects again took so long that the check is no longer fresh.
+    #[error("looking at the objects again took longer than 60 s; raise --concurrency")]
+    Stale,
     /// The ledger could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -382,21 +215,25 @@ impl Window {
         pace: Pace,
         stop: &Stop,
     ) -> Result<(), SweepError> {
-        if judged
-            .listed_since
-            .is_none_or(|since| since.elapsed() > MAX_LISTING_AGE)
-        {
-            self.read_ages_again(judged.cutoff, hands.delete, pace.looks_at_once)
-                .await;
-        }
-        let asked_at = Instant::now();
+        let checked_at = Instant::now();
         // The database may wait for a lock longer than the run has time.
         tokio::select! {
             biased;
             checked = self.check_again(hands.check) => checked?,
             () = stop.wait() => return Ok(()),
         }
-        self.delete(judged, asked_at, hands.delete, pace).await
+        if judged
+            .listed_since
+            .is_none_or(|since| since.elapsed() > MAX_LISTING_AGE)
+        {
+            self.read_ages_again(judged.cutoff, hands.delete, pace.looks_at_once)
+                .await;
+            if checked_at.elapsed() > MAX_CHECK_AGE {
+                return Err(SweepError::Stale);
+            }
+        }
+        self.delete(judged, checked_at, hands.delete, pace, stop)
+            .await
     }
 
     async fn read_ages_again(
@@ -432,7 +269,14 @@ impl Window {
             .undecided()
             .map(|(orphan, _)| orphan.key.clone())
             .collect();
-        let named = check.referenced(&keys.iter().collect::<Vec<_>>()).await?;
+        // What the check saw must still be fresh when the batches are sent; and a database
+        // that never answers must not hold the run until it is killed.
+        let named = timeout(
+            MAX_CHECK_AGE,
+            check.referenced(&keys.iter().collect::<Vec<_>>()),
+        )
+        .await
+        .map_err(|_| CheckError(CHECK_TOO_SLOW.into()))??;
         if named.len() != keys.len() {
             return Err(CheckError("the check did not answer for every key".into()).into());
         }
@@ -467,6 +311,7 @@ impl Window {
         checked_at: Instant,
         delete: &D,
         pace: Pace,
+        stop: &Stop,
     ) -> Result<(), SweepError> {
         let ends: Vec<Result<(), SweepError>> = stream::iter(&mut self.batches)
             .map(async |batch| {
@@ -479,6 +324,7 @@ impl Window {
                     judged,
                     checked_at,
                     looks_at_once: pace.looks_at_once,
+                    stop,
                 };
                 let ended = sender.send(&mut together).await;
                 for one in alone.chunks_mut(1) {
@@ -540,6 +386,7 @@ struct Sender<'run, D> {
     judged: Judged,
     checked_at: Instant,
     looks_at_once: usize,
+    stop: &'run Stop,
 }
 
 /// How often a throttled batch is sent again, at most.
@@ -620,6 +467,7 @@ impl<D: Delete + Sync> Sender<'_, D> {
             match answer {
                 Err(BatchFault::Throttled { .. })
                     if attempt < MAX_ATTEMPTS
+                        && !self.stop.requested()
                         && self.checked_at.elapsed() + pause < MAX_CHECK_AGE =>
                 {
                     tokio::time::sleep(pause).await;

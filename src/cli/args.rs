@@ -62,6 +62,20 @@ pub(super) struct DemoArgs {
     /// Go on serving the bucket and the database until interrupted
     #[arg(long)]
     pub(super) serve: bool,
+    /// About how many images the service takes in
+    #[arg(long, value_name = "COUNT", default_value_t = 3_000)]
+    pub(super) images: u32,
+}
+
+#[cfg(feature = "demo")]
+impl From<DemoArgs> for crate::demo::Choices {
+    fn from(args: DemoArgs) -> Self {
+        Self {
+            keep: args.keep,
+            serve: args.serve,
+            images: args.images,
+        }
+    }
 }
 
 /// How results are printed.

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use thiserror::Error;
+use tokio::time::timeout;
 use url::Url;
 
 use super::{DatabaseError, statement};
@@ -100,6 +102,9 @@ pub(super) enum Isolation {
     ReadCommitted,
 }
 
+/// How long connecting may take, sign-in included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// How long a statement may take: a long read holds back migrations and vacuum.
 const STATEMENT_TIMEOUT_MS: u64 = 10 * 60 * 1_000;
 
@@ -121,8 +126,9 @@ impl Database {
 
     /// A new connection, outside of any transaction.
     pub(super) async fn connect(&self) -> Result<PgConnection, DatabaseError> {
-        PgConnection::connect_with(&self.url.0)
+        timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.url.0))
             .await
+            .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
             .map_err(DatabaseError::Connect)
     }
 

@@ -6,6 +6,7 @@ mod delete;
 pub mod page;
 mod put;
 
+pub(crate) use bucket::said;
 pub use bucket::{Bucket, BucketError};
 pub use connect::{client, connect};
 pub use delete::Deleter;
