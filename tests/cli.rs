@@ -463,6 +463,12 @@ async fn the_doctor_finds_a_healthy_world_healthy_and_changes_nothing() {
         world.keys(),
         ["images/a.png", "images/b.png", "images/orphan.png"]
     );
+    // What it tried to write is no run.
+    assert_eq!(world.server.keys("ledgers"), ["sweeper/doctor.txt"]);
+    assert_eq!(
+        files(world.ledger.path()),
+        [world.ledger.path().join("doctor.txt")]
+    );
     for key in world.keys() {
         assert_eq!(world.server.versions(BUCKET, &key).len(), 1, "{key}");
     }
