@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::chain::chain;
 use crate::guards::{self, Allowances, Ground, Versioning};
-use crate::hands::{Current, FreshCheck as _, Look as _};
+use crate::hands::{Current, FreshCheck as _, Look as _, LookError};
 use crate::key::ObjectKey;
 use crate::ledger::Ledger;
 use crate::listing::{Bookmark, RangeListing};
@@ -201,7 +201,14 @@ impl Doctor<'_> {
                 Verdict::Warning,
                 format!("{key} was deleted in between"),
             ),
-            Err(error) => self.note("s3:GetObject", Verdict::Problem, error.to_string()),
+            Err(LookError { code, message }) => {
+                let code = code.unwrap_or_else(|| "NoAnswer".to_owned());
+                self.note(
+                    "s3:GetObject",
+                    Verdict::Problem,
+                    format!("could not look at {key}: {code}: {message}"),
+                );
+            }
         }
     }
 
@@ -282,16 +289,20 @@ impl Doctor<'_> {
             Ok(_) if keys.is_empty() => {}
             Ok(named) => {
                 let matched = named.iter().filter(|named| **named).count();
-                let verdict = if matched == 0 {
-                    Verdict::Problem
+                let (verdict, hint) = if matched == 0 {
+                    let hint = format!(
+                        ", like {}: check --references, --reference-form and --reference-prefix",
+                        keys[0]
+                    );
+                    (Verdict::Problem, hint)
                 } else {
-                    Verdict::Ok
+                    (Verdict::Ok, String::new())
                 };
                 self.note(
                     "matching",
                     verdict,
                     format!(
-                        "the database names {matched} of {} sampled objects in scope",
+                        "the database names {matched} of {} sampled objects in scope{hint}",
                         keys.len()
                     ),
                 );

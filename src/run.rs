@@ -288,7 +288,10 @@ impl Run<'_> {
                 "the address of the database asks for less than sslmode=verify-full: somebody on the way could answer in its place"
             );
         }
-        let (versioning, storage_now) = bucket.ground().await?;
+        let stop = self.stop;
+        let Some((versioning, storage_now)) = unless(stop, bucket.ground()).await? else {
+            return Ok(End::Stopped);
+        };
         let local_now = Timestamp::now();
         let ground = Ground {
             local_now,
@@ -306,7 +309,10 @@ impl Run<'_> {
 
         // The snapshot is taken after the cutoff was fixed, so that it sees every row that
         // will ever name an object older than it.
-        let snapshot = Snapshot::open(&database, &settings.references).await?;
+        let opened = Snapshot::open(&database, &settings.references);
+        let Some(snapshot) = unless(stop, opened).await? else {
+            return Ok(End::Stopped);
+        };
         let identity = snapshot.identity().clone();
         let refusals = guards::inspect(
             &Ground {
@@ -326,11 +332,9 @@ impl Run<'_> {
             settings.rules.clone(),
             identity.clone(),
         );
-        // Reading is dropped in the middle when the run is to stop; nothing was deleted.
-        let stop = self.stop;
-        let plan = tokio::select! {
-            plan = self.plan(&bucket, snapshot, &criteria, &mut check) => plan?,
-            () = stop.wait() => return Ok(End::Stopped),
+        let planned = self.plan(&bucket, snapshot, &criteria, &mut check);
+        let Some(plan) = unless(stop, planned).await? else {
+            return Ok(End::Stopped);
         };
         self.ledger
             .plan(&self.header(&identity, cutoff, &plan), plan.spool())
@@ -475,6 +479,21 @@ impl Run<'_> {
             orphans: plan.spool().len(),
             sha256: plan.spool().sha256().to_owned(),
         }
+    }
+}
+
+/// What is read, or nothing when the run is to stop first. Reading is dropped in the middle:
+/// it deletes nothing.
+async fn unless<T, E>(
+    stop: &Stop,
+    reading: impl Future<Output = Result<T, E>>,
+) -> Result<Option<T>, RunError>
+where
+    RunError: From<E>,
+{
+    tokio::select! {
+        read = reading => Ok(Some(read?)),
+        () = stop.wait() => Ok(None),
     }
 }
 

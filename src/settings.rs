@@ -152,15 +152,16 @@ impl RawSettings {
     /// What the environment says. An empty variable is unset.
     ///
     /// # Errors
-    /// A variable that begins with `SWEEPER_` and is not known, or whose value is not text:
-    /// a typing mistake in `SWEEPER_DRY_RUN` must never become a deletion.
+    /// A variable that begins with `SWEEPER_`, in any case, and is not known, or whose value
+    /// is not text: a typing mistake in `SWEEPER_DRY_RUN` must never become a deletion.
     pub fn from_environment(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
         let mut raw = Self::default();
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
-            if !name.starts_with("SWEEPER_") && name != Setting::DatabaseUrl.names().1 {
+            let ours = name.to_ascii_uppercase().starts_with("SWEEPER_");
+            if !ours && name != Setting::DatabaseUrl.names().1 {
                 continue;
             }
             let value = value
@@ -178,6 +179,12 @@ impl RawSettings {
                     } else {
                         vec![value]
                     };
+                    if texts.is_empty() {
+                        return Err(ConfigError::new(
+                            origin,
+                            "nothing stands between its commas",
+                        ));
+                    }
                     raw.0.insert(
                         setting,
                         texts
@@ -241,6 +248,17 @@ impl RawSettings {
 
     fn is_on(&self, setting: Setting) -> Result<bool, ConfigError> {
         Ok(self.parsed(setting, parse_bool)?.unwrap_or(false))
+    }
+
+    /// An empty text is a value only where it stands for itself: no prefix.
+    fn check_empty(&self) -> Result<(), ConfigError> {
+        let empty = self
+            .0
+            .iter()
+            .filter(|(setting, _)| !matches!(setting, Setting::Prefix | Setting::ReferencePrefix))
+            .flat_map(|(_, given)| given)
+            .find(|given| given.text.trim().is_empty());
+        empty.map_or(Ok(()), |given| Err(given.wrong("empty")))
     }
 
     fn hosts(&self, setting: Setting) -> Result<Vec<Host>, ConfigError> {
@@ -317,13 +335,13 @@ fn parse_count(text: &str) -> Result<u64, String> {
 }
 
 /// The shortest grace period without `--allow-short-min-age`.
-const SHORT_MIN_AGE: Duration = Duration::from_secs(60 * 60);
+const SHORT_MIN_AGE: Duration = Duration::from_hours(1);
 
 /// The grace period where none is given.
-const DEFAULT_MIN_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+const DEFAULT_MIN_AGE: Duration = Duration::from_hours(24);
 
-/// No object is older than S3 itself, which opened in 2006.
-const LONGEST_MIN_AGE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// `100y`. No object is older than S3 itself, which opened in 2006.
+const LONGEST_MIN_AGE: Duration = Duration::from_hours(876_600);
 
 /// Where the ledger lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -340,19 +358,22 @@ pub enum ReportLocation {
 }
 
 impl ReportLocation {
+    /// The folder of all runs below it.
+    pub(crate) const RUNS: &str = "runs";
+
     /// `s3://bucket/prefix` or a folder.
     fn parse(text: &str) -> Result<Self, String> {
+        let neither = || format!("{text:?} is neither s3://bucket/prefix nor a folder");
         let Some(rest) = text.strip_prefix("s3://") else {
-            if text.contains("://") {
-                return Err(format!(
-                    "{text:?} is neither s3://bucket/prefix nor a folder"
-                ));
+            // Nobody means a folder called `s3:`.
+            if text.contains("://") || text.starts_with("s3:") {
+                return Err(neither());
             }
             return Ok(Self::Folder(PathBuf::from(text)));
         };
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        if bucket.is_empty() {
-            return Err(format!("{text:?} names no bucket"));
+        if bucket.is_empty() || bucket.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(neither());
         }
         Ok(Self::S3 {
             bucket: bucket.to_owned(),
@@ -360,11 +381,13 @@ impl ReportLocation {
         })
     }
 
-    fn lies_within(&self, swept: &str, scope: &Prefix) -> bool {
-        match self {
-            Self::S3 { bucket, prefix } => bucket == swept && prefix.extends(scope),
-            Self::Folder(_) => false,
-        }
+    /// Whether a sweep of this scope could meet a file of the ledger.
+    fn meets(&self, swept: &str, scope: &Prefix) -> bool {
+        let Self::S3 { bucket, prefix } = self else {
+            return false;
+        };
+        let runs = Prefix::folder(&format!("{}{}", prefix.as_str(), Self::RUNS));
+        bucket == swept && (runs.extends(scope) || scope.extends(&runs))
     }
 }
 
@@ -405,6 +428,7 @@ impl Settings {
     /// # Errors
     /// The first value that is missing or cannot be used.
     pub fn new(raw: &RawSettings, default_report: Option<PathBuf>) -> Result<Self, ConfigError> {
+        raw.check_empty()?;
         let given = raw.required(Setting::Bucket)?;
         let bucket = bucket_name(&given.text).map_err(|problem| given.wrong(problem))?;
         let prefix = Prefix::folder(raw.one(Setting::Prefix).map_or("", |given| &given.text));
@@ -422,17 +446,23 @@ impl Settings {
             (Some(report), _) => report,
             (None, Some(folder)) => ReportLocation::Folder(folder),
             (None, None) => {
+                let (flag, variable) = Setting::Report.names();
                 return Err(ConfigError::new(
-                    Setting::Report.names().1,
-                    "required: where what is deleted is written down, like s3://bucket/prefix",
+                    variable,
+                    format!(
+                        "required (or {flag}): where what is deleted is written down, like s3://bucket/prefix"
+                    ),
                 ));
             }
         };
-        if report.lies_within(&rules.bucket, scope.prefix()) {
-            return Err(ConfigError::new(
-                Setting::Report.names().0,
-                "the report lies inside of what is swept; give another bucket or prefix",
-            ));
+        if let Some(given) = raw
+            .one(Setting::Report)
+            .filter(|_| report.meets(&rules.bucket, scope.prefix()))
+        {
+            return Err(given.wrong(format!(
+                "the ledger's folder {}/ and what is swept lie one inside of the other; give another bucket or prefix",
+                ReportLocation::RUNS
+            )));
         }
         Ok(Self {
             scope,
@@ -498,7 +528,7 @@ impl Settings {
                 return Err(ConfigError::new(
                     "min_age",
                     format!(
-                        "{text} is shorter than the configured {}",
+                        "{text:?} is shorter than the configured {}",
                         humantime::format_duration(self.min_age)
                     ),
                 ));
@@ -602,7 +632,7 @@ fn min_age(raw: &RawSettings) -> Result<Duration, ConfigError> {
         let min_age = check_longest(parse_age(text)?)?;
         if min_age < SHORT_MIN_AGE && !short {
             return Err(format!(
-                "{text} is shorter than 1h; an upload under way could look like an orphan. Longer is safer; --allow-short-min-age allows it"
+                "{text:?} is shorter than 1h; an upload under way could look like an orphan. Longer is safer; --allow-short-min-age allows it"
             ));
         }
         Ok(min_age)
@@ -631,8 +661,7 @@ fn default_concurrency() -> usize {
 }
 
 /// What an event may ask for.
-#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct EventOptions {
     /// Delete nothing; can only be true.
     pub dry_run: Option<bool>,

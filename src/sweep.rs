@@ -216,7 +216,12 @@ impl Window {
         stop: &Stop,
     ) -> Result<(), SweepError> {
         let checked_at = Instant::now();
-        self.check_again(hands.check).await?;
+        // The database may wait for a lock longer than the run has time.
+        tokio::select! {
+            biased;
+            checked = self.check_again(hands.check) => checked?,
+            () = stop.wait() => return Ok(()),
+        }
         if judged
             .listed_since
             .is_none_or(|since| since.elapsed() > MAX_LISTING_AGE)

@@ -65,7 +65,11 @@ pub fn main() -> ExitCode {
 
 fn complain(what: &str) {
     // When even standard error is closed, the exit code has to do.
-    let _ = writeln!(std::io::stderr(), "orphan-sweeper: {what}");
+    let _ = writeln!(
+        std::io::stderr(),
+        "orphan-sweeper: {}",
+        crate::key::escape(what)
+    );
 }
 
 async fn command(command: Command) -> anyhow::Result<u8> {

@@ -1,6 +1,14 @@
 //! A world for one test: a bucket, a database, and a ledger of its own, over real sockets.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unused_self,
+    reason = "each test binary uses a part of it"
+)]
+
+pub mod program;
+pub mod runtime_api;
 
 use std::collections::BTreeMap;
 use std::path::Path;
