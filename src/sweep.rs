@@ -143,11 +143,7 @@ pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record>(
         }
     };
     let mut number = 0;
-    while report.error.is_none() {
-        if stop.requested() {
-            report.stopped = true;
-            break;
-        }
+    while report.error.is_none() && !report.stopped {
         let mut window = Vec::new();
         while window.len() < pace.batches_at_once.max(1) {
             match batches.next_batch(pace.batch_size.clamp(1, MAX_BATCH)) {
@@ -167,8 +163,15 @@ pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record>(
         if window.is_empty() {
             break;
         }
+        if stop.requested() {
+            report.counts.deferred += window.iter().map(|batch| batch.len() as u64).sum::<u64>();
+            report.stopped = true;
+            break;
+        }
         let mut settled = Window::new(window);
         let ended = settled.carry_out(judged, &mut hands, pace, stop).await;
+        // Only a stop leaves orphans undecided without an error.
+        report.stopped = ended.is_ok() && settled.undecided().next().is_some();
         // Whatever ended it: what is settled is counted and written down.
         let written = settled
             .write_down(&mut number, hands.record, &mut report)

@@ -421,7 +421,7 @@ async fn a_throttled_batch_is_sent_again_but_never_on_a_stale_check() {
         world
             .sent
             .iter()
-            .all(|(at, _)| at.duration_since(began) < Duration::from_secs(60))
+            .all(|(at, _)| at.duration_since(began) < Duration::from_mins(1))
     );
 }
 
@@ -535,6 +535,19 @@ async fn a_stop_defers_the_rest() {
     let report = case.run().await;
     assert!(report.stopped && report.error.is_none());
     assert_eq!((case.sent(), report.counts.deferred), (0, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_after_the_last_window_stops_nothing() {
+    let case = Case {
+        stop: Stop::at(Instant::now() + Duration::from_secs(1)),
+        listed_since: None,
+        ..Case::of(&keys(3))
+    };
+    case.fake.world().look_takes = Duration::from_secs(2);
+    let report = case.run().await;
+    assert!(!report.stopped && report.error.is_none(), "{report:?}");
+    assert_eq!(report.counts.deleted, 3);
 }
 
 fn fault() -> impl Strategy<Value = BatchFault> {
