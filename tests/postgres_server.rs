@@ -243,10 +243,15 @@ async fn what_keeps_a_server_from_starting_is_shown() {
     assert!(matches!(error, PostgresError::File { .. }), "{error}");
 }
 
+/// Says to the helper that it is one.
+const HELPER: &str = "LOCAL_POSTGRES_TEST_HELPER";
+
 /// Not a test: what [`a_killed_process_leaves_no_server`] runs and kills.
 #[tokio::test]
-#[ignore = "run by another test, which kills it"]
 async fn helper_serves_until_killed() {
+    if std::env::var_os(HELPER).is_none() {
+        return;
+    }
     let server = PostgresServer::temporary().await.expect("a server");
     let shared = SharedPostgres::database().await.expect("a database");
     println!(
@@ -272,12 +277,8 @@ fn port_of(url: &str) -> u16 {
 #[test]
 fn a_killed_process_leaves_no_server() {
     let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .args([
-            "--ignored",
-            "--exact",
-            "helper_serves_until_killed",
-            "--nocapture",
-        ])
+        .args(["--exact", "helper_serves_until_killed", "--nocapture"])
+        .env(HELPER, "1")
         .stdout(Stdio::piped())
         .spawn()
         .expect("the helper");

@@ -5,8 +5,12 @@
 mod support;
 
 use futures::TryStreamExt as _;
+use orphan_sweeper::hands::FreshCheck as _;
+use orphan_sweeper::key::ObjectKey;
 use orphan_sweeper::local::s3::Operation;
-use orphan_sweeper::postgres::{Database, DatabaseError, DatabaseUrl, ReferencesQuery, Snapshot};
+use orphan_sweeper::postgres::{
+    Database, DatabaseError, DatabaseUrl, Identity, PrimaryCheck, ReferencesQuery, Snapshot,
+};
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
@@ -393,4 +397,40 @@ async fn a_dead_database_and_a_wrong_password_are_named_without_the_password() {
         failure(&report)
     );
     assert_eq!(deletions(&world), 0);
+}
+
+#[tokio::test]
+async fn a_fresh_check_asks_no_other_database_than_the_snapshot_did() {
+    let world = world().await;
+    let settings = world.settings(&[]);
+    let database = Database::new(settings.database_url.clone());
+    let snapshot = Snapshot::open(&database, &settings.references)
+        .await
+        .expect("opened");
+    let same = snapshot.identity().clone();
+    let others = [
+        Identity {
+            system_identifier: "1".to_owned(),
+            ..same.clone()
+        },
+        Identity {
+            database: "restored".to_owned(),
+            ..same.clone()
+        },
+        Identity {
+            standby: true,
+            ..same.clone()
+        },
+    ];
+    let key = ObjectKey::new("a.png");
+    for identity in [same].into_iter().chain(others) {
+        let known = identity == *snapshot.identity();
+        let mut check = PrimaryCheck::new(
+            database.clone(),
+            settings.references.clone(),
+            settings.rules.clone(),
+            identity,
+        );
+        assert_eq!(check.referenced(&[&key]).await.is_ok(), known);
+    }
 }
