@@ -1,29 +1,27 @@
 //! One run: plan ranges → mark → judge → sweep → finish. The only place that sees both
 //! worlds.
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use jiff::{SignedDuration, Timestamp};
-use thiserror::Error;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::chain::chain;
 use crate::dangling;
+use crate::failure::RunError;
 use crate::guards::{self, Ground};
-use crate::hands::{CheckError, RecordError};
-use crate::judge::{JudgeError, judge};
+use crate::judge::judge;
 use crate::ledger::Ledger;
 use crate::manifest::{self, Header, sha256};
-use crate::mark::{MarkError, Marking, chunks};
+use crate::mark::{Marking, chunks};
 use crate::merge::Criteria;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
-use crate::postgres::{Database, DatabaseError, Identity, PrimaryCheck, Snapshot};
+use crate::postgres::{Database, Identity, PrimaryCheck, Snapshot};
 use crate::probe::{Probe, probe};
 use crate::progress::Progress;
-use crate::s3::{Bucket, BucketError, Deleter};
+use crate::s3::{Bucket, Deleter};
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::summary::{Counts, MAX_PROBLEMS, Problem, Refusal, Status, SumError, Summary};
@@ -35,86 +33,6 @@ const REFERENCES_PER_RANGE: usize = 9_000;
 
 /// Batches behind one fresh check.
 const BATCHES_AT_ONCE: usize = 8;
-
-/// What ended a run before its end.
-#[derive(Debug, Error)]
-pub enum RunError {
-    /// The database, its names, or the fresh check.
-    #[error("the database could not be read")]
-    Database(#[source] Box<dyn StdError + Send + Sync>),
-    /// The bucket.
-    #[error("the bucket could not be used")]
-    Storage(#[source] Box<dyn StdError + Send + Sync>),
-    /// The ledger, or the temporary folder in which a plan waits to be written there.
-    #[error("what happens could not be written down")]
-    Ledger(#[source] Box<dyn StdError + Send + Sync>),
-    /// A fault of this program.
-    #[error("the counts of the run contradict each other; nothing else can be trusted either")]
-    Sums(#[from] SumError),
-}
-
-impl RunError {
-    /// The kind, as the Lambda names its errors.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Database(_) => "Database",
-            Self::Storage(_) => "Storage",
-            Self::Ledger(_) => "Ledger",
-            Self::Sums(_) => "Internal",
-        }
-    }
-}
-
-impl From<DatabaseError> for RunError {
-    fn from(error: DatabaseError) -> Self {
-        Self::Database(error.into())
-    }
-}
-
-impl From<CheckError> for RunError {
-    fn from(error: CheckError) -> Self {
-        Self::Database(error.into())
-    }
-}
-
-impl From<BucketError> for RunError {
-    fn from(error: BucketError) -> Self {
-        Self::Storage(error.into())
-    }
-}
-
-impl From<RecordError> for RunError {
-    fn from(error: RecordError) -> Self {
-        Self::Ledger(error.into())
-    }
-}
-
-impl From<std::io::Error> for RunError {
-    fn from(error: std::io::Error) -> Self {
-        Self::Ledger(error.into())
-    }
-}
-
-impl From<JudgeError> for RunError {
-    fn from(error: JudgeError) -> Self {
-        match error {
-            JudgeError::Mark(MarkError::Sort(error)) | JudgeError::Spool(error) => error.into(),
-            JudgeError::Mark(error) => Self::Database(error.into()),
-            JudgeError::List(error) => Self::Storage(error.into()),
-        }
-    }
-}
-
-impl From<SweepError> for RunError {
-    fn from(error: SweepError) -> Self {
-        match error {
-            SweepError::Check(_) | SweepError::SnapshotWrong { .. } => Self::Database(error.into()),
-            SweepError::Refused { .. } | SweepError::Stale => Self::Storage(error.into()),
-            SweepError::Record(_) | SweepError::Spool(_) => Self::Ledger(error.into()),
-        }
-    }
-}
 
 /// What a run answers with.
 #[derive(Debug)]
