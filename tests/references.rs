@@ -305,6 +305,20 @@ async fn a_connection_that_ends_in_the_middle_ends_the_run() {
     assert_eq!((world.keys().len(), deletions(&world)), (3, 0));
 }
 
+/// Commits once the sweeper's session waits for a lock: then its snapshot is taken.
+async fn commit_when_awaited(world: &World, other: &mut PgConnection) {
+    let mut watcher = world.connect().await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'orphan-sweeper' AND wait_event_type = 'Lock' AND datname = current_database()";
+    loop {
+        let row = watcher.fetch_one(waits).await.expect("asked");
+        if row.get::<i64, _>(0) > 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    other.execute("COMMIT").await.expect("committed");
+}
+
 /// Opens a snapshot whose references query waits for a lock that another session holds, lets
 /// that session do its work and commit, and reads on: what the snapshot sees then, and how it
 /// ends.
@@ -323,20 +337,7 @@ async fn snapshot_meanwhile(work: &str) -> (usize, Result<(), DatabaseError>) {
         ReferencesQuery::new("SELECT name FROM images"),
     );
     let opening = Snapshot::open(&database, &query);
-    let commit = async {
-        let mut watcher = world.connect().await;
-        // Until the snapshot's session waits for the lock: then its snapshot is taken.
-        let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'orphan-sweeper' AND wait_event_type = 'Lock' AND datname = current_database()";
-        loop {
-            let row = watcher.fetch_one(waits).await.expect("asked");
-            if row.get::<i64, _>(0) > 0 {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-        other.execute("COMMIT").await.expect("committed");
-    };
-    let (snapshot, ()) = tokio::join!(opening, commit);
+    let (snapshot, ()) = tokio::join!(opening, commit_when_awaited(&world, &mut other));
     let mut snapshot = snapshot.expect("opened");
     let seen = snapshot
         .names(true)
@@ -433,4 +434,22 @@ async fn a_fresh_check_asks_no_other_database_than_the_snapshot_did() {
         );
         assert_eq!(check.referenced(&[&key]).await.is_ok(), known);
     }
+}
+
+#[tokio::test]
+async fn a_run_whose_snapshot_lost_rows_deletes_nothing() {
+    let world = world().await;
+    let mut other = world.connect().await;
+    let work = "BEGIN; LOCK TABLE images IN ACCESS EXCLUSIVE MODE; TRUNCATE images; INSERT INTO images VALUES ('a.png'), ('b.png')";
+    other.execute(sqlx::raw_sql(work)).await.expect("worked");
+    let (report, ()) = tokio::join!(
+        Box::pin(world.run(&[])),
+        commit_when_awaited(&world, &mut other)
+    );
+    assert!(
+        failure(&report).contains("images was truncated or rewritten"),
+        "{}",
+        failure(&report)
+    );
+    assert_eq!((world.keys().len(), deletions(&world)), (3, 0));
 }
