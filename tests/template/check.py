@@ -354,7 +354,7 @@ def check_source(template):
     function = Stack(template).only("AWS::Lambda::Function")
     for name in function["Environment"]["Variables"]:
         assert re.search(rf"\b{name}\b", source), f"the template sets {name}, nothing in src reads it"
-    settings = (ROOT / "src" / "settings.rs").read_text()
+    settings = (ROOT / "src" / "settings" / "raw.rs").read_text()
     read = set(re.findall(r'"--[a-z-]+",\s*"([A-Z_]+)"', settings))
     # The parameter MinAge takes whole hours from one on.
     missing = read - CONTRACT - {"SWEEPER_ALLOW_SHORT_MIN_AGE"}
