@@ -29,6 +29,9 @@ pub const MAX_BATCH: usize = 1_000;
 /// When more time than this has passed since an object's page, its age is read again.
 pub const MAX_LISTING_AGE: Duration = Duration::from_mins(1);
 
+/// Ages are read again a good while before they must be, so that the requests have time.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
 /// The longest time between a fresh check and a deletion that rests on it.
 pub const MAX_CHECK_AGE: Duration = Duration::from_mins(1);
 
@@ -57,8 +60,10 @@ pub enum SweepError {
         /// One of them.
         example: ObjectKey,
     },
-    /// Looking at the objects again took so long that the check is no longer fresh.
-    #[error("looking at the objects again took longer than 60 s; raise --concurrency")]
+    /// Looks or requests took so long that the check, or the listing, is no longer fresh.
+    #[error(
+        "the requests behind one fresh check took longer than 60 s, and the rest was not sent; raise --concurrency"
+    )]
     Stale,
     /// The ledger could not be written.
     #[error(transparent)]
@@ -225,17 +230,17 @@ impl Window {
             checked = self.check_again(hands.check) => checked?,
             () = stop.wait() => return Ok(()),
         }
-        if judged
-            .listed_since
-            .is_none_or(|since| since.elapsed() > MAX_LISTING_AGE)
-        {
-            self.read_ages_again(judged.cutoff, hands.delete, pace.looks_at_once)
-                .await;
-            if checked_at.elapsed() > MAX_CHECK_AGE {
-                return Err(SweepError::Stale);
+        let fresh_until = match judged.listed_since {
+            Some(since) if since.elapsed() <= LOOK_AGAIN_AFTER => {
+                (since + MAX_LISTING_AGE).min(checked_at + MAX_CHECK_AGE)
             }
-        }
-        self.delete(judged, checked_at, hands.delete, pace, stop)
+            _ => {
+                self.read_ages_again(judged.cutoff, hands.delete, pace.looks_at_once)
+                    .await;
+                checked_at + MAX_CHECK_AGE
+            }
+        };
+        self.delete(judged, fresh_until, hands.delete, pace, stop)
             .await
     }
 
@@ -310,7 +315,7 @@ impl Window {
     async fn delete<D: Delete + Sync>(
         &mut self,
         judged: Judged,
-        checked_at: Instant,
+        fresh_until: Instant,
         delete: &D,
         pace: Pace,
         stop: &Stop,
@@ -324,7 +329,7 @@ impl Window {
                 let sender = Sender {
                     delete,
                     judged,
-                    checked_at,
+                    fresh_until,
                     looks_at_once: pace.looks_at_once,
                     stop,
                 };
@@ -386,7 +391,8 @@ fn fits_in_xml(key: &str) -> bool {
 struct Sender<'run, D> {
     delete: &'run D,
     judged: Judged,
-    checked_at: Instant,
+    /// When the fresh check, or the listing, is a minute old.
+    fresh_until: Instant,
     looks_at_once: usize,
     stop: &'run Stop,
 }
@@ -399,6 +405,10 @@ impl<D: Delete + Sync> Sender<'_, D> {
     async fn send(&self, orphans: &mut [&mut (Orphan, Outcome)]) -> Result<(), SweepError> {
         if orphans.is_empty() {
             return Ok(());
+        }
+        // Halves and single keys follow each other, and each may have taken its time.
+        if Instant::now() > self.fresh_until {
+            return Err(SweepError::Stale);
         }
         let asked: Vec<Orphan> = orphans.iter().map(|(orphan, _)| orphan.clone()).collect();
         let words = match self.ask(&asked).await {
@@ -451,7 +461,7 @@ impl<D: Delete + Sync> Sender<'_, D> {
     }
 
     /// One request, sent again only when S3 said that it did nothing, and only as long as
-    /// the fresh check is fresh.
+    /// the fresh check and the listing are fresh.
     async fn ask(&self, asked: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
         let mut attempt = 0;
         loop {
@@ -461,7 +471,9 @@ impl<D: Delete + Sync> Sender<'_, D> {
             } else {
                 self.delete.delete_batch(asked).await
             };
-            if let (Err(BatchFault::Unreadable { .. }), [one], false) = (&answer, asked, alone) {
+            if let (Err(BatchFault::Unreadable { .. }), [one], false) = (&answer, asked, alone)
+                && Instant::now() <= self.fresh_until
+            {
                 answer = self.delete.delete_alone(one).await;
             }
             attempt += 1;
@@ -470,7 +482,7 @@ impl<D: Delete + Sync> Sender<'_, D> {
                 Err(BatchFault::Throttled { .. })
                     if attempt < MAX_ATTEMPTS
                         && !self.stop.requested()
-                        && self.checked_at.elapsed() + pause < MAX_CHECK_AGE =>
+                        && Instant::now() + pause < self.fresh_until =>
                 {
                     tokio::time::sleep(pause).await;
                 }

@@ -37,6 +37,8 @@ struct World {
     markers: BTreeSet<String>,
     /// How long each look takes.
     look_takes: Duration,
+    /// How long each single deletion takes.
+    alone_takes: Duration,
     /// When batches were sent, and with which keys.
     sent: Vec<(Instant, Vec<String>)>,
     alone: Vec<String>,
@@ -140,6 +142,8 @@ impl Delete for Fake {
     }
 
     async fn delete_alone(&self, orphan: &Orphan) -> Result<BatchAnswer, BatchFault> {
+        let takes = self.world().alone_takes;
+        tokio::time::sleep(takes).await;
         self.world().alone.push(orphan.key.as_str().to_owned());
         Ok(self.answer(std::slice::from_ref(orphan)))
     }
@@ -340,9 +344,9 @@ async fn after_a_minute_ages_are_read_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn within_a_minute_nobody_looks_unless_conditions_are_ignored() {
+async fn shortly_after_the_listing_nobody_looks_unless_conditions_are_ignored() {
     let case = Case::of(&keys(3));
-    tokio::time::advance(Duration::from_secs(59)).await;
+    tokio::time::advance(Duration::from_secs(29)).await;
     assert_eq!(case.run().await.counts.deleted, 3);
     assert_eq!(case.fake.world().looked.len(), 0);
 
@@ -540,6 +544,19 @@ async fn a_stop_defers_the_rest() {
     let report = case.run().await;
     assert!(report.stopped && report.error.is_none());
     assert_eq!((case.sent(), report.counts.deferred), (0, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn single_deletions_end_when_the_check_is_a_minute_old() {
+    let hostile: Vec<String> = (0..5).map(|index| format!("{index}\u{1}")).collect();
+    let case = Case::of(&hostile);
+    case.fake.world().alone_takes = Duration::from_secs(25);
+    let report = case.run().await;
+    assert!(
+        matches!(report.error, Some(SweepError::Stale)),
+        "{report:?}"
+    );
+    assert_eq!([report.counts.deleted, report.counts.deferred], [3, 2]);
 }
 
 #[tokio::test(start_paused = true)]
