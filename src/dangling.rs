@@ -5,9 +5,9 @@ use std::collections::HashSet;
 
 use futures::stream::{self, StreamExt as _};
 
+use crate::hands::{CheckError, Current, FreshCheck, Look};
 use crate::key::ObjectKey;
 use crate::plan::Plan;
-use crate::sweep::{CheckError, Current, FreshCheck, Look};
 
 /// Asks the database and the bucket once more about the named dangling references of the
 /// plan, and takes out those that are not. What cannot be looked at stays.

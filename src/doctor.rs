@@ -8,15 +8,16 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::chain::chain;
 use crate::guards::{self, Allowances, Ground, Versioning};
+use crate::hands::{Current, FreshCheck as _, Look as _, LookError};
 use crate::key::ObjectKey;
 use crate::ledger::Ledger;
 use crate::listing::{Bookmark, RangeListing};
 use crate::postgres::{self, Database, Examination, Order, PrimaryCheck};
-use crate::run::chain;
+use crate::probe::{Probe, probe};
 use crate::s3::{Bucket, Deleter};
 use crate::settings::Settings;
-use crate::sweep::{Current, FreshCheck as _, Look as _, Probe, probe};
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -200,7 +201,14 @@ impl Doctor<'_> {
                 Verdict::Warning,
                 format!("{key} was deleted in between"),
             ),
-            Err(error) => self.note("s3:GetObject", Verdict::Problem, error.to_string()),
+            Err(LookError { code, message }) => {
+                let code = code.unwrap_or_else(|| "NoAnswer".to_owned());
+                self.note(
+                    "s3:GetObject",
+                    Verdict::Problem,
+                    format!("could not look at {key}: {code}: {message}"),
+                );
+            }
         }
     }
 
@@ -208,6 +216,7 @@ impl Doctor<'_> {
         const ABOUT: &str = "s3:DeleteObject";
         match probe(&Deleter::new(bucket), self.settings.scope.prefix()).await {
             Probe::Honoured => self.note(ABOUT, Verdict::Ok, "allowed, and conditions on the ETag are honoured (tried on a key that does not exist)"),
+            Probe::Unclear => self.note(ABOUT, Verdict::Warning, "allowed, and conditions on the ETag are honoured for single deletions; the storage does not show whether it honours them in a batch, so each object is looked at just before"),
             Probe::Ignored if self.settings.allowed.unconditional => self.note(ABOUT, Verdict::Warning, "the storage ignores conditions on the ETag, as --allow-unconditional accepts"),
             Probe::Ignored => self.note(ABOUT, Verdict::Problem, guards::conditions_ignored().hint),
             Probe::Failed { code, message } => self.note(ABOUT, Verdict::Problem, format!("{code}: {message}")),
@@ -280,16 +289,20 @@ impl Doctor<'_> {
             Ok(_) if keys.is_empty() => {}
             Ok(named) => {
                 let matched = named.iter().filter(|named| **named).count();
-                let verdict = if matched == 0 {
-                    Verdict::Problem
+                let (verdict, hint) = if matched == 0 {
+                    let hint = format!(
+                        ", like {}: check --references, --reference-form and --reference-prefix",
+                        keys[0]
+                    );
+                    (Verdict::Problem, hint)
                 } else {
-                    Verdict::Ok
+                    (Verdict::Ok, String::new())
                 };
                 self.note(
                     "matching",
                     verdict,
                     format!(
-                        "the database names {matched} of {} sampled objects in scope",
+                        "the database names {matched} of {} sampled objects in scope{hint}",
                         keys.len()
                     ),
                 );
@@ -299,7 +312,6 @@ impl Doctor<'_> {
                 }
             }
         }
-        check.close().await;
     }
 
     async fn ledger(&mut self, client: &Client) {

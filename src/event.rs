@@ -19,6 +19,15 @@ const ENVELOPE: [&str; 10] = [
     "replay-name",
 ];
 
+/// What an event may say.
+const OPTIONS: [&str; 5] = [
+    "dry_run",
+    "prefix",
+    "min_age",
+    "max_delete",
+    "max_orphan_percent",
+];
+
 /// The options that an event asks for: those in an envelope's `detail` (a rule's event, or
 /// the one that Scheduler sends without an input, whose `detail` is the text `"{}"`), or the
 /// event itself.
@@ -38,7 +47,7 @@ pub fn options(event: &Value) -> Result<EventOptions, ConfigError> {
     if fields.contains_key("detail-type") && fields.contains_key("detail") {
         return in_envelope(fields);
     }
-    parse(event.clone())
+    parse(fields)
 }
 
 fn in_envelope(fields: &Map<String, Value>) -> Result<EventOptions, ConfigError> {
@@ -55,13 +64,13 @@ fn in_envelope(fields: &Map<String, Value>) -> Result<EventOptions, ConfigError>
     }
     match &fields["detail"] {
         Value::String(text) => match serde_json::from_str(text) {
-            Ok(detail @ Value::Object(_)) => parse(detail),
+            Ok(Value::Object(detail)) => parse(&detail),
             _ => Err(ConfigError::new(
                 "detail",
                 "its text is not an object of options",
             )),
         },
-        detail @ Value::Object(_) => parse(detail.clone()),
+        Value::Object(detail) => parse(detail),
         other => Err(ConfigError::new(
             "detail",
             format!("{} is not an object of options", kind(other)),
@@ -69,16 +78,39 @@ fn in_envelope(fields: &Map<String, Value>) -> Result<EventOptions, ConfigError>
     }
 }
 
-fn parse(options: Value) -> Result<EventOptions, ConfigError> {
-    // An explicit null is no value of any option: whoever sent it meant something.
-    if let Some(name) = options
-        .as_object()
-        .and_then(|fields| fields.iter().find(|(_, value)| value.is_null()))
-        .map(|(name, _)| name)
-    {
-        return Err(ConfigError::new("event", format!("`{name}` is null")));
+fn parse(fields: &Map<String, Value>) -> Result<EventOptions, ConfigError> {
+    let mut options = EventOptions::default();
+    for (name, value) in fields {
+        // An explicit null is no value of any option: whoever sent it meant something.
+        let wrong =
+            |expected: &str| ConfigError::new(name.as_str(), format!("{value} is not {expected}"));
+        let text = || value.as_str().map(str::to_owned);
+        match name.as_str() {
+            "dry_run" => {
+                options.dry_run = Some(value.as_bool().ok_or_else(|| wrong("true"))?);
+            }
+            "prefix" => options.prefix = Some(text().ok_or_else(|| wrong("a text"))?),
+            "min_age" => {
+                options.min_age = Some(text().ok_or_else(|| wrong("a text like \"24h\""))?);
+            }
+            "max_delete" => {
+                options.max_delete = Some(value.as_u64().ok_or_else(|| wrong("a whole number"))?);
+            }
+            "max_orphan_percent" => {
+                options.max_orphan_percent = Some(value.as_f64().ok_or_else(|| wrong("a number"))?);
+            }
+            _ => {
+                return Err(ConfigError::new(
+                    "event",
+                    format!(
+                        "{name:?} is not an option; an event may say {}",
+                        OPTIONS.join(", ")
+                    ),
+                ));
+            }
+        }
     }
-    serde_json::from_value(options).map_err(|error| ConfigError::new("event", error.to_string()))
+    Ok(options)
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -4,12 +4,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_s3::Client;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::chain::chain;
 use crate::event;
 use crate::progress::Progress;
-use crate::run::{chain, run};
+use crate::run::run;
 use crate::s3;
 use crate::settings::{ConfigError, RawSettings, Settings};
 use crate::stop::Stop;
@@ -24,6 +26,21 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// The Runtime API cannot be reached.
 pub async fn serve() -> Result<(), lambda_runtime::Error> {
+    log_to_stdout();
+    // Made once: a warm start reuses connections and credentials.
+    let client = s3::connect().await;
+    let settings = RawSettings::from_environment(std::env::vars_os())
+        .and_then(|raw| Settings::new(&raw, None));
+    let (client, settings) = (&client, &settings);
+    let handler = async move |event| answer(settings.as_ref(), client, &event).await;
+    Box::pin(serve_by(handler)).await
+}
+
+/// Logs to standard output, a JSON object a line.
+///
+/// # Panics
+/// When something logs already.
+pub fn log_to_stdout() {
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
@@ -31,15 +48,17 @@ pub async fn serve() -> Result<(), lambda_runtime::Error> {
         .with_span_list(false)
         .with_max_level(tracing::Level::INFO)
         .init();
-    // Made once: a warm start reuses connections and credentials.
-    let client = s3::connect().await;
-    let settings = RawSettings::from_environment(std::env::vars_os())
-        .and_then(|raw| Settings::new(&raw, None));
-    let (client, settings) = (&client, &settings);
-    lambda_runtime::run(service_fn(async move |event: LambdaEvent<Value>| {
-        answer(settings.as_ref(), client, &event).await
-    }))
-    .await
+}
+
+/// Serves invocations by this handler, whose panics are answers, too.
+///
+/// # Errors
+/// The Runtime API cannot be reached.
+pub async fn serve_by<Answer: Serialize>(
+    handler: impl AsyncFn(LambdaEvent<Value>) -> Result<Answer, Diagnostic>,
+) -> Result<(), lambda_runtime::Error> {
+    let handler = &handler;
+    lambda_runtime::run(service_fn(async move |event| handler(event).await)).await
 }
 
 async fn answer(
@@ -85,5 +104,5 @@ fn last_moment(deadline_ms: u64) -> Instant {
     let left = deadline
         .duration_since(SystemTime::now())
         .unwrap_or_default();
-    Instant::now() + (left - MARGIN.min(left / 4))
+    Instant::now() + left.saturating_sub(MARGIN.min(left / 4))
 }

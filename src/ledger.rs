@@ -8,6 +8,7 @@
 //! ```
 //! Run ids are `UUIDv7`, so the folders sort by time.
 
+use std::error::Error;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -16,13 +17,13 @@ use serde::Serialize;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
 
+use crate::hands::{Record, RecordError};
 use crate::key::{ObjectKey, Prefix};
 use crate::manifest::{Header, Spool};
 use crate::object::{Orphan, Outcome};
 use crate::s3;
 use crate::settings::ReportLocation;
 use crate::summary::Summary;
-use crate::sweep::{Record, RecordError};
 
 /// The ledger of one run.
 #[derive(Debug, Clone)]
@@ -67,7 +68,7 @@ impl Ledger {
     }
 
     fn name(&self, file: &str) -> String {
-        format!("runs/{}/{file}", self.run_id)
+        format!("{}/{}/{file}", ReportLocation::RUNS, self.run_id)
     }
 
     /// Where all runs lie, as people write it.
@@ -79,13 +80,17 @@ impl Ledger {
         }
     }
 
-    /// Writes a file to see whether that is possible.
+    /// Writes a file to see whether that is possible; it is no run's.
     ///
     /// # Errors
     /// The place cannot be written to.
     pub async fn try_out(&self) -> Result<(), RecordError> {
-        self.write("doctor.txt", b"orphan-sweeper doctor was here\n".to_vec())
+        self.put("doctor.txt", b"orphan-sweeper doctor was here\n".to_vec())
             .await
+            .map_err(|source| RecordError {
+                context: self.root(),
+                source,
+            })
     }
 
     /// Writes the manifest.
@@ -155,33 +160,33 @@ impl Ledger {
     }
 
     async fn write(&self, file: &str, bytes: Vec<u8>) -> Result<(), RecordError> {
+        self.put(&self.name(file), bytes)
+            .await
+            .map_err(|error| self.failed(file, error))
+    }
+
+    /// Writes below the report location.
+    async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), Box<dyn Error + Send + Sync>> {
         match &self.place {
             Place::S3 {
                 client,
                 bucket,
                 prefix,
             } => {
-                let key = format!("{}{}", prefix.as_str(), self.name(file));
-                s3::put(client, bucket, &key, bytes)
-                    .await
-                    .map_err(|error| self.failed(file, error))
+                let key = format!("{}{name}", prefix.as_str());
+                s3::put(client, bucket, &key, bytes).await?;
             }
             Place::Folder(folder) => {
-                let path = folder.join(self.name(file));
-                let write = |mut file: NamedTempFile| file.write_all(&bytes).map(|()| file);
-                let written = new_beside(&path)
-                    .and_then(write)
-                    .and_then(|file| keep(file, &path));
-                written.map_err(|error| self.failed(file, error))
+                let path = folder.join(name);
+                let mut file = new_beside(&path)?;
+                file.write_all(&bytes)?;
+                keep(file, &path)?;
             }
         }
+        Ok(())
     }
 
-    fn failed(
-        &self,
-        file: &str,
-        error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> RecordError {
+    fn failed(&self, file: &str, error: impl Into<Box<dyn Error + Send + Sync>>) -> RecordError {
         RecordError {
             context: self.location(file),
             source: error.into(),

@@ -29,6 +29,21 @@
 //!    work.
 //! 10. More references, more errors or more grace never add a key to the orphans.
 //!
+//! What holds it:
+//!
+//! | | tests |
+//! |---|---|
+//! | 1 | `tests/sweep.rs` (a model over random buckets and tables), `tests/listing_faults.rs`, `tests/references.rs` |
+//! | 2 | `tests/deletion.rs` (over the wire), `tests/sweep_time.rs` (with the clock in hand) |
+//! | 3 | `the_lower_clock_decides_and_clocks_apart_refuse`, `an_age_that_cannot_be_read_is_new` |
+//! | 4 | the nasty keys of `tests/sweep.rs`, the properties of [`names`] and [`s3::page`] |
+//! | 5 | `each_guard_refuses_with_the_plan_written_and_nothing_deleted`, the tests of [`guards`] |
+//! | 6 | `the_plan_is_written_down_before_the_first_batch`, `batches_hold_at_most_a_thousand_and_each_key_is_written_down_once` |
+//! | 7 | every run of every test; `whatever_fails_the_counts_are_true`, `deleted_means_confirmed` |
+//! | 8 | `a_dry_run_writes_nothing_but_its_ledger_and_plans_what_the_sweep_does` |
+//! | 9 | `two_sweeps_at_once_do_no_harm`, `killed_anywhere_the_next_run_completes_the_work` |
+//! | 10 | `another_reference_never_adds_an_orphan` |
+//!
 //! What is left: an application that points a *new* row at an *old* key, between the fresh
 //! check and the deletion some milliseconds later, loses that object. Never reuse keys, and
 //! keep versions.
@@ -52,19 +67,22 @@
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | words | [`key`], [`object`], [`summary`] | nothing |
+//! | words | [`key`], [`object`], [`summary`], [`chain`](mod@chain) | nothing |
 //! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`sweep`](mod@sweep), [`dangling`] | the domain, and what they need of the world as traits |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`] | one world each |
-//! | composition | [`settings`], [`event`], [`run`](mod@run), [`doctor`] | both worlds |
+//! | composition | [`settings`], [`event`], [`failure`], [`run`](mod@run), [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
 //!
 //! [`upload`] is the service's side: where orphans come from.
 
+pub mod chain;
 pub mod dangling;
 pub mod doctor;
 pub mod event;
+pub mod failure;
 pub mod guards;
+pub mod hands;
 pub mod judge;
 pub mod key;
 pub mod ledger;
@@ -76,6 +94,7 @@ pub mod names;
 pub mod object;
 pub mod plan;
 pub mod postgres;
+pub mod probe;
 pub mod progress;
 pub mod reconcile;
 pub mod references;
@@ -87,6 +106,7 @@ pub mod sorting;
 pub mod stop;
 pub mod summary;
 pub mod sweep;
+pub mod upload;
 
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -11,6 +11,9 @@ use thiserror::Error;
 use crate::key::{KeyRange, ObjectKey};
 use crate::object::ListedObject;
 
+/// Empty pages in a row that are borne. S3 may send some where delete markers lie thick.
+const MAX_EMPTY_PAGES: u32 = 1_000;
+
 /// Where a page of a listing begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PageStart {
@@ -130,9 +133,9 @@ pub enum ListError {
         /// The last key before.
         after: ObjectKey,
     },
-    /// A page with a next page but without a key: nothing shows that the listing goes on.
-    #[error("the listing sent an empty page that claims to be continued")]
-    EmptyPage,
+    /// So many empty pages in a row that nothing shows that the listing goes on.
+    #[error("the listing sent {MAX_EMPTY_PAGES} empty pages in a row that claim to be continued")]
+    EmptyPages,
 }
 
 /// The listing of one key range under way.
@@ -142,6 +145,7 @@ pub struct RangeListing<'run, P> {
     range: KeyRange,
     start: PageStart,
     listed: u64,
+    empty_pages: u32,
     finished: bool,
 }
 
@@ -179,6 +183,7 @@ impl<'run, P: Pages> RangeListing<'run, P> {
             range,
             start,
             listed: 0,
+            empty_pages: 0,
             finished: false,
         }
     }
@@ -213,18 +218,29 @@ impl<'run, P: Pages> RangeListing<'run, P> {
             }
         }
         let beyond = last.is_some_and(|last| self.range.is_before(last));
-        match (&page.next, last) {
-            (Some(_), None) => Err(ListError::EmptyPage),
-            (Some(token), Some(last)) if !beyond => {
-                if self.start == PageStart::Token(token.clone()) {
+        self.empty_pages = if page.is_empty() {
+            self.empty_pages + 1
+        } else {
+            0
+        };
+        match &page.next {
+            Some(token) if !beyond => {
+                if self.empty_pages > MAX_EMPTY_PAGES {
+                    return Err(ListError::EmptyPages);
+                }
+                let next = PageStart::Token(token.clone());
+                if self.start == next {
+                    let after = last.or(self.range.after.as_ref().map(ObjectKey::as_str));
                     return Err(ListError::RepeatedToken {
-                        after: ObjectKey::new(last),
+                        after: ObjectKey::new(after.unwrap_or_default()),
                     });
                 }
                 // What is left of the range begins after the last key seen, which is what
                 // the next page's order is held against.
-                self.range.after = Some(ObjectKey::new(last));
-                self.start = PageStart::Token(token.clone());
+                if let Some(last) = last {
+                    self.range.after = Some(ObjectKey::new(last));
+                }
+                self.start = next;
                 Ok(true)
             }
             _ => {

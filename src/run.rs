@@ -1,32 +1,31 @@
 //! One run: plan ranges → mark → judge → sweep → finish. The only place that sees both
 //! worlds.
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use jiff::{SignedDuration, Timestamp};
-use thiserror::Error;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::chain::chain;
 use crate::dangling;
+use crate::failure::RunError;
 use crate::guards::{self, Ground};
-use crate::judge::{JudgeError, judge};
+use crate::judge::judge;
 use crate::ledger::Ledger;
 use crate::manifest::{self, Header, sha256};
-use crate::mark::{MarkError, Marking, chunks};
+use crate::mark::{Marking, chunks};
 use crate::merge::Criteria;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
-use crate::postgres::{Database, DatabaseError, Identity, PrimaryCheck, Snapshot};
+use crate::postgres::{Database, Identity, PrimaryCheck, Snapshot};
+use crate::probe::{Probe, probe};
 use crate::progress::Progress;
-use crate::s3::{Bucket, BucketError, Deleter};
+use crate::s3::{Bucket, Deleter};
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::summary::{Counts, MAX_PROBLEMS, Problem, Refusal, Status, SumError, Summary};
-use crate::sweep::{
-    CheckError, Hands, Judged, MAX_BATCH, Pace, Probe, RecordError, SweepError, probe, sweep,
-};
+use crate::sweep::{Hands, Judged, MAX_BATCH, Pace, SweepError, sweep};
 
 /// References in a range: nine pages' worth, so that the page which straddles a cut, and is
 /// listed twice, stays a small part of the whole.
@@ -34,102 +33,6 @@ const REFERENCES_PER_RANGE: usize = 9_000;
 
 /// Batches behind one fresh check.
 const BATCHES_AT_ONCE: usize = 8;
-
-/// What ended a run before its end.
-#[derive(Debug, Error)]
-pub enum RunError {
-    /// The database, its names, or the fresh check.
-    #[error("the database could not be read")]
-    Database(#[source] Box<dyn StdError + Send + Sync>),
-    /// The bucket.
-    #[error("the bucket could not be used")]
-    Storage(#[source] Box<dyn StdError + Send + Sync>),
-    /// The ledger, or the temporary folder in which a plan waits to be written there.
-    #[error("what happens could not be written down")]
-    Ledger(#[source] Box<dyn StdError + Send + Sync>),
-    /// A fault of this program.
-    #[error("the counts of the run contradict each other; nothing else can be trusted either")]
-    Sums(#[from] SumError),
-}
-
-impl RunError {
-    /// The kind, as the Lambda names its errors.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Database(_) => "Database",
-            Self::Storage(_) => "Storage",
-            Self::Ledger(_) => "Ledger",
-            Self::Sums(_) => "Internal",
-        }
-    }
-}
-
-/// An error and its causes in one line.
-#[must_use]
-pub fn chain(error: &dyn StdError) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        // A transparent layer says what the next one says.
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = error.source();
-    }
-    crate::key::escape(&line)
-}
-
-impl From<DatabaseError> for RunError {
-    fn from(error: DatabaseError) -> Self {
-        Self::Database(error.into())
-    }
-}
-
-impl From<CheckError> for RunError {
-    fn from(error: CheckError) -> Self {
-        Self::Database(error.into())
-    }
-}
-
-impl From<BucketError> for RunError {
-    fn from(error: BucketError) -> Self {
-        Self::Storage(error.into())
-    }
-}
-
-impl From<RecordError> for RunError {
-    fn from(error: RecordError) -> Self {
-        Self::Ledger(error.into())
-    }
-}
-
-impl From<std::io::Error> for RunError {
-    fn from(error: std::io::Error) -> Self {
-        Self::Ledger(error.into())
-    }
-}
-
-impl From<JudgeError> for RunError {
-    fn from(error: JudgeError) -> Self {
-        match error {
-            JudgeError::Mark(MarkError::Sort(error)) | JudgeError::Spool(error) => error.into(),
-            JudgeError::Mark(error) => Self::Database(error.into()),
-            JudgeError::List(error) => Self::Storage(error.into()),
-        }
-    }
-}
-
-impl From<SweepError> for RunError {
-    fn from(error: SweepError) -> Self {
-        match error {
-            SweepError::Check(_) | SweepError::SnapshotWrong { .. } => Self::Database(error.into()),
-            SweepError::Refused { .. } => Self::Storage(error.into()),
-            SweepError::Record(_) | SweepError::Spool(_) => Self::Ledger(error.into()),
-        }
-    }
-}
 
 /// What a run answers with.
 #[derive(Debug)]
@@ -303,7 +206,10 @@ impl Run<'_> {
                 "the address of the database asks for less than sslmode=verify-full: somebody on the way could answer in its place"
             );
         }
-        let (versioning, storage_now) = bucket.ground().await?;
+        let stop = self.stop;
+        let Some((versioning, storage_now)) = unless(stop, bucket.ground()).await? else {
+            return Ok(End::Stopped);
+        };
         let local_now = Timestamp::now();
         let ground = Ground {
             local_now,
@@ -321,7 +227,10 @@ impl Run<'_> {
 
         // The snapshot is taken after the cutoff was fixed, so that it sees every row that
         // will ever name an object older than it.
-        let snapshot = Snapshot::open(&database, &settings.references).await?;
+        let opened = Snapshot::open(&database, &settings.references);
+        let Some(snapshot) = unless(stop, opened).await? else {
+            return Ok(End::Stopped);
+        };
         let identity = snapshot.identity().clone();
         let refusals = guards::inspect(
             &Ground {
@@ -341,11 +250,9 @@ impl Run<'_> {
             settings.rules.clone(),
             identity.clone(),
         );
-        // Reading is dropped in the middle when the run is to stop; nothing was deleted.
-        let stop = self.stop;
-        let plan = tokio::select! {
-            plan = self.plan(&bucket, snapshot, &criteria, &mut check) => plan?,
-            () = stop.wait() => return Ok(End::Stopped),
+        let planned = self.plan(&bucket, snapshot, &criteria, &mut check);
+        let Some(plan) = unless(stop, planned).await? else {
+            return Ok(End::Stopped);
         };
         self.ledger
             .plan(&self.header(&identity, cutoff, &plan), plan.spool())
@@ -366,6 +273,12 @@ impl Run<'_> {
         let deleter = Deleter::new(bucket);
         let honoured = match probe(&deleter, settings.scope.prefix()).await {
             Probe::Honoured => true,
+            Probe::Unclear => {
+                tracing::warn!(
+                    "the storage does not show whether it honours conditions in a batch; each object is looked at just before its batch"
+                );
+                false
+            }
             Probe::Ignored if settings.allowed.unconditional => false,
             Probe::Ignored => return Ok(End::Refused(vec![guards::conditions_ignored()])),
             Probe::Failed { code, message } => {
@@ -378,9 +291,7 @@ impl Run<'_> {
             listed_since: honoured.then_some(listed_since),
             started,
         };
-        let ended = self.sweep(&approved, judged, &deleter, &mut check).await;
-        check.close().await;
-        ended
+        self.sweep(&approved, judged, &deleter, &mut check).await
     }
 
     /// Mark and judge: everything before the guards. It has nothing in its hands that
@@ -486,6 +397,21 @@ impl Run<'_> {
             orphans: plan.spool().len(),
             sha256: plan.spool().sha256().to_owned(),
         }
+    }
+}
+
+/// What is read, or nothing when the run is to stop first. Reading is dropped in the middle:
+/// it deletes nothing.
+async fn unless<T, E>(
+    stop: &Stop,
+    reading: impl Future<Output = Result<T, E>>,
+) -> Result<Option<T>, RunError>
+where
+    RunError: From<E>,
+{
+    tokio::select! {
+        read = reading => Ok(Some(read?)),
+        () = stop.wait() => Ok(None),
     }
 }
 

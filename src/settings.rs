@@ -4,291 +4,17 @@
 //! Each raw value knows where it came from, so that a complaint names the flag, the
 //! variable or the field that it is about.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+mod raw;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use thiserror::Error;
-
 use crate::guards::{Allowances, Limits};
 use crate::key::Prefix;
-use crate::names::{Host, NameRules, ReferenceForm};
+use crate::names::{NameRules, ReferenceForm};
 use crate::postgres::{DatabaseUrl, ReferencesQuery};
 use crate::scope::Scope;
-
-/// One thing that can be set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(
-    missing_docs,
-    reason = "the table in `names` says what each one is called; the README what it means"
-)]
-pub enum Setting {
-    Bucket,
-    Prefix,
-    Include,
-    Exclude,
-    References,
-    ReferenceForm,
-    ReferenceHost,
-    ForeignHost,
-    ReferencePrefix,
-    DatabaseUrl,
-    MinAge,
-    AllowShortMinAge,
-    MaxDelete,
-    MaxOrphanPercent,
-    MaxDanglingPercent,
-    AllowNewerOrphans,
-    AllowReplica,
-    AllowUnversioned,
-    AllowUnconditional,
-    DryRun,
-    Report,
-    Concurrency,
-}
-
-impl Setting {
-    /// Every setting.
-    pub const ALL: [Self; 22] = [
-        Self::Bucket,
-        Self::Prefix,
-        Self::Include,
-        Self::Exclude,
-        Self::References,
-        Self::ReferenceForm,
-        Self::ReferenceHost,
-        Self::ForeignHost,
-        Self::ReferencePrefix,
-        Self::DatabaseUrl,
-        Self::MinAge,
-        Self::AllowShortMinAge,
-        Self::MaxDelete,
-        Self::MaxOrphanPercent,
-        Self::MaxDanglingPercent,
-        Self::AllowNewerOrphans,
-        Self::AllowReplica,
-        Self::AllowUnversioned,
-        Self::AllowUnconditional,
-        Self::DryRun,
-        Self::Report,
-        Self::Concurrency,
-    ];
-
-    /// The flag and the environment variable.
-    #[must_use]
-    pub fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Bucket => ("--bucket", "SWEEPER_BUCKET"),
-            Self::Prefix => ("--prefix", "SWEEPER_PREFIX"),
-            Self::Include => ("--include", "SWEEPER_INCLUDE"),
-            Self::Exclude => ("--exclude", "SWEEPER_EXCLUDE"),
-            Self::References => ("--references", "SWEEPER_REFERENCES"),
-            Self::ReferenceForm => ("--reference-form", "SWEEPER_REFERENCE_FORM"),
-            Self::ReferenceHost => ("--reference-host", "SWEEPER_REFERENCE_HOST"),
-            Self::ForeignHost => ("--foreign-host", "SWEEPER_FOREIGN_HOST"),
-            Self::ReferencePrefix => ("--reference-prefix", "SWEEPER_REFERENCE_PREFIX"),
-            Self::DatabaseUrl => ("--database-url", "DATABASE_URL"),
-            Self::MinAge => ("--min-age", "SWEEPER_MIN_AGE"),
-            Self::AllowShortMinAge => ("--allow-short-min-age", "SWEEPER_ALLOW_SHORT_MIN_AGE"),
-            Self::MaxDelete => ("--max-delete", "SWEEPER_MAX_DELETE"),
-            Self::MaxOrphanPercent => ("--max-orphan-percent", "SWEEPER_MAX_ORPHAN_PERCENT"),
-            Self::MaxDanglingPercent => ("--max-dangling-percent", "SWEEPER_MAX_DANGLING_PERCENT"),
-            Self::AllowNewerOrphans => ("--allow-newer-orphans", "SWEEPER_ALLOW_NEWER_ORPHANS"),
-            Self::AllowReplica => ("--allow-replica", "SWEEPER_ALLOW_REPLICA"),
-            Self::AllowUnversioned => ("--allow-unversioned", "SWEEPER_ALLOW_UNVERSIONED"),
-            Self::AllowUnconditional => ("--allow-unconditional", "SWEEPER_ALLOW_UNCONDITIONAL"),
-            Self::DryRun => ("--dry-run", "SWEEPER_DRY_RUN"),
-            Self::Report => ("--report", "SWEEPER_REPORT"),
-            Self::Concurrency => ("--concurrency", "SWEEPER_CONCURRENCY"),
-        }
-    }
-
-    /// Whether it may be given several times.
-    fn is_list(self) -> bool {
-        matches!(
-            self,
-            Self::Include | Self::Exclude | Self::ReferenceHost | Self::ForeignHost
-        )
-    }
-}
-
-/// A setting that cannot be used. Nothing was read or touched.
-#[derive(Debug, Error)]
-#[error("{origin}: {problem}")]
-pub struct ConfigError {
-    origin: String,
-    problem: String,
-}
-
-impl ConfigError {
-    /// A problem with what came from there.
-    pub fn new(origin: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self {
-            origin: origin.into(),
-            problem: problem.into(),
-        }
-    }
-}
-
-/// Text as it was given, and where.
-#[derive(Clone)]
-struct Given {
-    text: String,
-    origin: &'static str,
-}
-
-impl Given {
-    fn wrong(&self, problem: impl std::fmt::Display) -> ConfigError {
-        ConfigError::new(self.origin, problem.to_string())
-    }
-}
-
-/// Settings as they were given, not yet looked at.
-#[derive(Default, Clone)]
-pub struct RawSettings(BTreeMap<Setting, Vec<Given>>);
-
-impl RawSettings {
-    /// What the environment says. An empty variable is unset.
-    ///
-    /// # Errors
-    /// A variable that begins with `SWEEPER_` and is not known, or whose value is not text:
-    /// a typing mistake in `SWEEPER_DRY_RUN` must never become a deletion.
-    pub fn from_environment(
-        variables: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, ConfigError> {
-        let mut raw = Self::default();
-        for (name, value) in variables {
-            let name = name.to_string_lossy().into_owned();
-            if !name.starts_with("SWEEPER_") && name != Setting::DatabaseUrl.names().1 {
-                continue;
-            }
-            let value = value
-                .into_string()
-                .map_err(|_| ConfigError::new(&name, "its value is not UTF-8"))?;
-            match Setting::ALL
-                .into_iter()
-                .find(|setting| setting.names().1 == name)
-            {
-                Some(_) if value.is_empty() => {}
-                Some(setting) => {
-                    let origin = setting.names().1;
-                    let texts = if setting.is_list() {
-                        split_list(&value)
-                    } else {
-                        vec![value]
-                    };
-                    raw.0.insert(
-                        setting,
-                        texts
-                            .into_iter()
-                            .map(|text| Given { text, origin })
-                            .collect(),
-                    );
-                }
-                None => {
-                    return Err(ConfigError::new(
-                        name,
-                        "not a setting of this program; `orphan-sweeper sweep --help` lists them",
-                    ));
-                }
-            }
-        }
-        Ok(raw)
-    }
-
-    /// Adds what a flag says; it wins over the environment.
-    pub fn flag(&mut self, setting: Setting, texts: impl IntoIterator<Item = String>) {
-        let origin = setting.names().0;
-        let given: Vec<Given> = texts
-            .into_iter()
-            .map(|text| Given { text, origin })
-            .collect();
-        if !given.is_empty() {
-            self.0.insert(setting, given);
-        }
-    }
-
-    /// Which settings were given.
-    pub fn given(&self) -> impl Iterator<Item = Setting> {
-        self.0.keys().copied()
-    }
-
-    fn all(&self, setting: Setting) -> &[Given] {
-        self.0.get(&setting).map_or(&[], Vec::as_slice)
-    }
-
-    fn one(&self, setting: Setting) -> Option<&Given> {
-        self.all(setting).last()
-    }
-
-    fn required(&self, setting: Setting) -> Result<&Given, ConfigError> {
-        let (flag, variable) = setting.names();
-        self.one(setting).ok_or_else(|| {
-            ConfigError::new(flag, format!("required; give the flag or set {variable}"))
-        })
-    }
-
-    fn parsed<T>(
-        &self,
-        setting: Setting,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, ConfigError> {
-        self.one(setting)
-            .map(|given| parse(&given.text).map_err(|problem| given.wrong(problem)))
-            .transpose()
-    }
-
-    fn is_on(&self, setting: Setting) -> Result<bool, ConfigError> {
-        Ok(self.parsed(setting, parse_bool)?.unwrap_or(false))
-    }
-
-    fn hosts(&self, setting: Setting) -> Result<Vec<Host>, ConfigError> {
-        self.all(setting)
-            .iter()
-            .map(|given| Host::new(given.text.trim()).map_err(|error| given.wrong(error)))
-            .collect()
-    }
-
-    fn texts(&self, setting: Setting) -> Vec<String> {
-        self.all(setting)
-            .iter()
-            .map(|given| given.text.clone())
-            .collect()
-    }
-}
-
-/// Splits at commas, but not within braces, where a glob lists its choices.
-fn split_list(text: &str) -> Vec<String> {
-    let (mut parts, mut depth) = (vec![String::new()], 0_u32);
-    for c in text.chars() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                parts.push(String::new());
-                continue;
-            }
-            _ => {}
-        }
-        if let Some(part) = parts.last_mut() {
-            part.push(c);
-        }
-    }
-    parts
-        .iter()
-        .map(|part| part.trim().to_owned())
-        .filter(|part| !part.is_empty())
-        .collect()
-}
-
-fn parse_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        other => Err(format!("{other:?} is neither `true` nor `false`")),
-    }
-}
+pub use raw::{ConfigError, RawSettings, Setting};
 
 /// A grace period like `24h` or `7d`.
 fn parse_age(text: &str) -> Result<Duration, String> {
@@ -317,13 +43,13 @@ fn parse_count(text: &str) -> Result<u64, String> {
 }
 
 /// The shortest grace period without `--allow-short-min-age`.
-const SHORT_MIN_AGE: Duration = Duration::from_secs(60 * 60);
+const SHORT_MIN_AGE: Duration = Duration::from_hours(1);
 
 /// The grace period where none is given.
-const DEFAULT_MIN_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+const DEFAULT_MIN_AGE: Duration = Duration::from_hours(24);
 
-/// No object is older than S3 itself, which opened in 2006.
-const LONGEST_MIN_AGE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// `100y`. No object is older than S3 itself, which opened in 2006.
+const LONGEST_MIN_AGE: Duration = Duration::from_hours(876_600);
 
 /// Where the ledger lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -340,19 +66,22 @@ pub enum ReportLocation {
 }
 
 impl ReportLocation {
+    /// The folder of all runs below it.
+    pub(crate) const RUNS: &str = "runs";
+
     /// `s3://bucket/prefix` or a folder.
     fn parse(text: &str) -> Result<Self, String> {
+        let neither = || format!("{text:?} is neither s3://bucket/prefix nor a folder");
         let Some(rest) = text.strip_prefix("s3://") else {
-            if text.contains("://") {
-                return Err(format!(
-                    "{text:?} is neither s3://bucket/prefix nor a folder"
-                ));
+            // Nobody means a folder called `s3:`.
+            if text.contains("://") || text.starts_with("s3:") {
+                return Err(neither());
             }
             return Ok(Self::Folder(PathBuf::from(text)));
         };
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        if bucket.is_empty() {
-            return Err(format!("{text:?} names no bucket"));
+        if bucket.is_empty() || bucket.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(neither());
         }
         Ok(Self::S3 {
             bucket: bucket.to_owned(),
@@ -360,11 +89,13 @@ impl ReportLocation {
         })
     }
 
-    fn lies_within(&self, swept: &str, scope: &Prefix) -> bool {
-        match self {
-            Self::S3 { bucket, prefix } => bucket == swept && prefix.extends(scope),
-            Self::Folder(_) => false,
-        }
+    /// Whether a sweep of this scope could meet a file of the ledger.
+    fn meets(&self, swept: &str, scope: &Prefix) -> bool {
+        let Self::S3 { bucket, prefix } = self else {
+            return false;
+        };
+        let runs = Prefix::folder(&format!("{}{}", prefix.as_str(), Self::RUNS));
+        bucket == swept && (runs.extends(scope) || scope.extends(&runs))
     }
 }
 
@@ -405,6 +136,7 @@ impl Settings {
     /// # Errors
     /// The first value that is missing or cannot be used.
     pub fn new(raw: &RawSettings, default_report: Option<PathBuf>) -> Result<Self, ConfigError> {
+        raw.check_empty()?;
         let given = raw.required(Setting::Bucket)?;
         let bucket = bucket_name(&given.text).map_err(|problem| given.wrong(problem))?;
         let prefix = Prefix::folder(raw.one(Setting::Prefix).map_or("", |given| &given.text));
@@ -422,17 +154,23 @@ impl Settings {
             (Some(report), _) => report,
             (None, Some(folder)) => ReportLocation::Folder(folder),
             (None, None) => {
+                let (flag, variable) = Setting::Report.names();
                 return Err(ConfigError::new(
-                    Setting::Report.names().1,
-                    "required: where what is deleted is written down, like s3://bucket/prefix",
+                    variable,
+                    format!(
+                        "required (or {flag}): where what is deleted is written down, like s3://bucket/prefix"
+                    ),
                 ));
             }
         };
-        if report.lies_within(&rules.bucket, scope.prefix()) {
-            return Err(ConfigError::new(
-                Setting::Report.names().0,
-                "the report lies inside of what is swept; give another bucket or prefix",
-            ));
+        if let Some(given) = raw
+            .one(Setting::Report)
+            .filter(|_| report.meets(&rules.bucket, scope.prefix()))
+        {
+            return Err(given.wrong(format!(
+                "the ledger's folder {}/ and what is swept lie one inside of the other; give another bucket or prefix",
+                ReportLocation::RUNS
+            )));
         }
         Ok(Self {
             scope,
@@ -498,7 +236,7 @@ impl Settings {
                 return Err(ConfigError::new(
                     "min_age",
                     format!(
-                        "{text} is shorter than the configured {}",
+                        "{text:?} is shorter than the configured {}",
                         humantime::format_duration(self.min_age)
                     ),
                 ));
@@ -602,7 +340,7 @@ fn min_age(raw: &RawSettings) -> Result<Duration, ConfigError> {
         let min_age = check_longest(parse_age(text)?)?;
         if min_age < SHORT_MIN_AGE && !short {
             return Err(format!(
-                "{text} is shorter than 1h; an upload under way could look like an orphan. Longer is safer; --allow-short-min-age allows it"
+                "{text:?} is shorter than 1h; an upload under way could look like an orphan. Longer is safer; --allow-short-min-age allows it"
             ));
         }
         Ok(min_age)
@@ -631,8 +369,7 @@ fn default_concurrency() -> usize {
 }
 
 /// What an event may ask for.
-#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct EventOptions {
     /// Delete nothing; can only be true.
     pub dry_run: Option<bool>,

@@ -1,20 +1,22 @@
 //! The sweep: an approved plan, carried out batch by batch.
 //!
-//! For each window of batches, in this order: the ages are read again if the listing is
-//! old, the primary is asked once more, the batches are sent on the condition of each
-//! object's entity tag, and what became of every orphan is written down.
+//! For each window of batches, in this order: the primary is asked once more, the ages are
+//! read again if the listing is old, the batches are sent on the condition of each object's
+//! entity tag, and what became of every orphan is written down. Nothing is sent on the word
+//! of a check or a listing that is older than a minute.
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use thiserror::Error;
-use tokio::time::Instant;
-use uuid::Uuid;
+use tokio::time::{Instant, timeout};
 
-use crate::key::{ObjectKey, Prefix};
-use crate::object::{ETag, Orphan, Outcome, SparedBy};
+use crate::hands::{
+    BatchFault, CheckError, Current, Delete, FreshCheck, Look, LookError, Record, RecordError,
+};
+use crate::key::ObjectKey;
+use crate::object::{Orphan, Outcome, SparedBy};
 use crate::plan::ApprovedPlan;
 use crate::reconcile::{BatchAnswer, Word, reconcile};
 use crate::stop::Stop;
@@ -27,187 +29,18 @@ pub const MAX_BATCH: usize = 1_000;
 /// When more time than this has passed since an object's page, its age is read again.
 pub const MAX_LISTING_AGE: Duration = Duration::from_mins(1);
 
+/// Ages are read again a good while before they must be, so that the requests have time.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
 /// The longest time between a fresh check and a deletion that rests on it.
 pub const MAX_CHECK_AGE: Duration = Duration::from_mins(1);
 
-/// A batch that spares more keys than this, and more than 1 %, says that the snapshot was
-/// wrong.
+const CHECK_TOO_SLOW: &str =
+    "it took longer than 60 s; an index on the names makes it fast (the doctor tells which)";
+
+/// A batch that spares more keys than this, which is more than 1 % of the largest one, says
+/// that the snapshot was wrong.
 pub const MAX_SPARED: usize = 10;
-
-/// What S3 holds under a key now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Current {
-    /// An object.
-    Present {
-        /// Its entity tag.
-        etag: Option<ETag>,
-        /// When it was written, or `None` when that cannot be read.
-        last_modified: Option<Timestamp>,
-    },
-    /// Nothing, or a delete marker.
-    Absent,
-}
-
-/// A key could not be looked at.
-#[derive(Debug, Error)]
-#[error("could not look at an object: {message}")]
-pub struct LookError {
-    /// S3's error code, or `None` when it did not answer.
-    pub code: Option<String>,
-    /// What happened.
-    pub message: String,
-}
-
-/// Who looks at single objects.
-pub trait Look {
-    /// What the bucket holds under the key now.
-    fn look(&self, key: &ObjectKey) -> impl Future<Output = Result<Current, LookError>> + Send;
-}
-
-/// Why a batch has no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BatchFault {
-    /// S3 asked to slow down; nothing was done.
-    Throttled {
-        /// S3's error code.
-        code: String,
-    },
-    /// S3 cannot read the batch; nothing was done. One key of it may be the cause.
-    Unreadable {
-        /// S3's error code.
-        code: String,
-        /// S3's words.
-        message: String,
-    },
-    /// S3 refused the batch as a whole; nothing was done, and the next will not fare
-    /// better.
-    Refused {
-        /// S3's error code.
-        code: String,
-        /// S3's words.
-        message: String,
-    },
-    /// The answer was lost: the batch may have been carried out.
-    Lost {
-        /// What happened.
-        message: String,
-    },
-}
-
-/// Who deletes. A dry run holds none.
-pub trait Delete: Look {
-    /// Deletes each orphan that still carries its entity tag. Never repeats a request
-    /// whose answer was lost.
-    fn delete_batch(
-        &self,
-        orphans: &[Orphan],
-    ) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
-
-    /// Deletes one orphan whose key no batch can carry, on the same condition.
-    fn delete_alone(
-        &self,
-        orphan: &Orphan,
-    ) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
-
-    /// The delete marker that now stands over exactly this orphan, on a bucket that keeps
-    /// versions, if it was made after `since`.
-    fn marker_over(
-        &self,
-        orphan: &Orphan,
-        since: Timestamp,
-    ) -> impl Future<Output = Result<Option<String>, LookError>> + Send;
-}
-
-/// The database could not be asked.
-#[derive(Debug, Error)]
-#[error("the fresh check failed")]
-pub struct CheckError(#[source] pub Box<dyn StdError + Send + Sync>);
-
-/// Who asks the primary once more.
-pub trait FreshCheck {
-    /// For each key whether a row names it now, in a transaction begun for this question.
-    fn referenced(
-        &mut self,
-        keys: &[&ObjectKey],
-    ) -> impl Future<Output = Result<Vec<bool>, CheckError>> + Send;
-}
-
-/// The ledger could not be written.
-#[derive(Debug, Error)]
-#[error("the ledger could not be written: {context}")]
-pub struct RecordError {
-    /// What was written where.
-    pub context: String,
-    /// Why it failed.
-    pub source: Box<dyn StdError + Send + Sync>,
-}
-
-/// Who writes down what became of each batch.
-pub trait Record {
-    /// Writes one batch's outcomes; `batch` counts from 0.
-    fn outcomes(
-        &self,
-        batch: u64,
-        settled: &[(Orphan, Outcome)],
-    ) -> impl Future<Output = Result<(), RecordError>> + Send;
-}
-
-/// What a try at a deletion that cannot delete anything showed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// The storage refused because the condition was not met.
-    Honoured,
-    /// The storage claims a deletion: it does not look at conditions.
-    Ignored,
-    /// The storage refused for another reason.
-    Failed {
-        /// Its error code.
-        code: String,
-        /// Its words.
-        message: String,
-    },
-}
-
-/// Asks for the deletion of a key that does not exist, on a condition that nothing fulfils.
-/// S3 refuses that; a storage that ignores conditions reports a deletion, as S3 itself does
-/// for an absent key without a condition.
-pub async fn probe(delete: &impl Delete, prefix: &Prefix) -> Probe {
-    let key = ObjectKey::new(format!(
-        "{}orphan-sweeper-probe-{}",
-        prefix.as_str(),
-        Uuid::new_v4()
-    ));
-    let nothing = [Orphan {
-        key,
-        etag: ETag::new("\"00000000000000000000000000000000\""),
-        size: 0,
-        last_modified: Timestamp::UNIX_EPOCH,
-    }];
-    match delete.delete_batch(&nothing).await {
-        Ok(answer) => match reconcile(&nothing, answer).pop() {
-            Some(Word::ConditionFailed | Word::Settled(Outcome::Gone)) => Probe::Honoured,
-            Some(Word::Settled(Outcome::Deleted { .. })) => Probe::Ignored,
-            Some(Word::Settled(Outcome::Failed { code, message })) => {
-                Probe::Failed { code, message }
-            }
-            other => Probe::Failed {
-                code: "NoWord".to_owned(),
-                message: format!("the answer says {other:?}"),
-            },
-        },
-        Err(BatchFault::Throttled { code }) => Probe::Failed {
-            code,
-            message: "asked to slow down".to_owned(),
-        },
-        Err(BatchFault::Unreadable { code, message } | BatchFault::Refused { code, message }) => {
-            Probe::Failed { code, message }
-        }
-        Err(BatchFault::Lost { message }) => Probe::Failed {
-            code: "NoAnswer".to_owned(),
-            message,
-        },
-    }
-}
 
 /// Why a sweep ended before its plan did.
 #[derive(Debug, Error)]
@@ -227,6 +60,11 @@ pub enum SweepError {
         /// One of them.
         example: ObjectKey,
     },
+    /// Looks or requests took so long that the check, or the listing, is no longer fresh.
+    #[error(
+        "the requests behind one fresh check took longer than 60 s, and the rest was not sent; raise --concurrency"
+    )]
+    Stale,
     /// The ledger could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -310,11 +148,7 @@ pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record>(
         }
     };
     let mut number = 0;
-    while report.error.is_none() {
-        if stop.requested() {
-            report.stopped = true;
-            break;
-        }
+    while report.error.is_none() && !report.stopped {
         let mut window = Vec::new();
         while window.len() < pace.batches_at_once.max(1) {
             match batches.next_batch(pace.batch_size.clamp(1, MAX_BATCH)) {
@@ -334,8 +168,15 @@ pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record>(
         if window.is_empty() {
             break;
         }
+        if stop.requested() {
+            report.counts.deferred += window.iter().map(|batch| batch.len() as u64).sum::<u64>();
+            report.stopped = true;
+            break;
+        }
         let mut settled = Window::new(window);
-        let ended = settled.carry_out(judged, &mut hands, pace).await;
+        let ended = settled.carry_out(judged, &mut hands, pace, stop).await;
+        // Only a stop leaves orphans undecided without an error.
+        report.stopped = ended.is_ok() && settled.undecided().next().is_some();
         // Whatever ended it: what is settled is counted and written down.
         let written = settled
             .write_down(&mut number, hands.record, &mut report)
@@ -380,17 +221,27 @@ impl Window {
         judged: Judged,
         hands: &mut Hands<'_, D, C, R>,
         pace: Pace,
+        stop: &Stop,
     ) -> Result<(), SweepError> {
-        if judged
-            .listed_since
-            .is_none_or(|since| since.elapsed() > MAX_LISTING_AGE)
-        {
-            self.read_ages_again(judged.cutoff, hands.delete, pace.looks_at_once)
-                .await;
+        let checked_at = Instant::now();
+        // The database may wait for a lock longer than the run has time.
+        tokio::select! {
+            biased;
+            checked = self.check_again(hands.check) => checked?,
+            () = stop.wait() => return Ok(()),
         }
-        let asked_at = Instant::now();
-        self.check_again(hands.check).await?;
-        self.delete(judged, asked_at, hands.delete, pace).await
+        let fresh_until = match judged.listed_since {
+            Some(since) if since.elapsed() <= LOOK_AGAIN_AFTER => {
+                (since + MAX_LISTING_AGE).min(checked_at + MAX_CHECK_AGE)
+            }
+            _ => {
+                self.read_ages_again(judged.cutoff, hands.delete, pace.looks_at_once)
+                    .await;
+                checked_at + MAX_CHECK_AGE
+            }
+        };
+        self.delete(judged, fresh_until, hands.delete, pace, stop)
+            .await
     }
 
     async fn read_ages_again(
@@ -426,7 +277,14 @@ impl Window {
             .undecided()
             .map(|(orphan, _)| orphan.key.clone())
             .collect();
-        let named = check.referenced(&keys.iter().collect::<Vec<_>>()).await?;
+        // What the check saw must still be fresh when the batches are sent; and a database
+        // that never answers must not hold the run until it is killed.
+        let named = timeout(
+            MAX_CHECK_AGE,
+            check.referenced(&keys.iter().collect::<Vec<_>>()),
+        )
+        .await
+        .map_err(|_| CheckError(CHECK_TOO_SLOW.into()))??;
         if named.len() != keys.len() {
             return Err(CheckError("the check did not answer for every key".into()).into());
         }
@@ -443,7 +301,6 @@ impl Window {
                 .collect();
             if let [example, ..] = spared[..]
                 && spared.len() > MAX_SPARED
-                && spared.len() * 100 > batch.len()
             {
                 return Err(SweepError::SnapshotWrong {
                     spared: spared.len(),
@@ -458,9 +315,10 @@ impl Window {
     async fn delete<D: Delete + Sync>(
         &mut self,
         judged: Judged,
-        checked_at: Instant,
+        fresh_until: Instant,
         delete: &D,
         pace: Pace,
+        stop: &Stop,
     ) -> Result<(), SweepError> {
         let ends: Vec<Result<(), SweepError>> = stream::iter(&mut self.batches)
             .map(async |batch| {
@@ -471,8 +329,9 @@ impl Window {
                 let sender = Sender {
                     delete,
                     judged,
-                    checked_at,
+                    fresh_until,
                     looks_at_once: pace.looks_at_once,
+                    stop,
                 };
                 let ended = sender.send(&mut together).await;
                 for one in alone.chunks_mut(1) {
@@ -532,8 +391,10 @@ fn fits_in_xml(key: &str) -> bool {
 struct Sender<'run, D> {
     delete: &'run D,
     judged: Judged,
-    checked_at: Instant,
+    /// When the fresh check, or the listing, is a minute old.
+    fresh_until: Instant,
     looks_at_once: usize,
+    stop: &'run Stop,
 }
 
 /// How often a throttled batch is sent again, at most.
@@ -544,6 +405,10 @@ impl<D: Delete + Sync> Sender<'_, D> {
     async fn send(&self, orphans: &mut [&mut (Orphan, Outcome)]) -> Result<(), SweepError> {
         if orphans.is_empty() {
             return Ok(());
+        }
+        // Halves and single keys follow each other, and each may have taken its time.
+        if Instant::now() > self.fresh_until {
+            return Err(SweepError::Stale);
         }
         let asked: Vec<Orphan> = orphans.iter().map(|(orphan, _)| orphan.clone()).collect();
         let words = match self.ask(&asked).await {
@@ -596,7 +461,7 @@ impl<D: Delete + Sync> Sender<'_, D> {
     }
 
     /// One request, sent again only when S3 said that it did nothing, and only as long as
-    /// the fresh check is fresh.
+    /// the fresh check and the listing are fresh.
     async fn ask(&self, asked: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
         let mut attempt = 0;
         loop {
@@ -606,7 +471,9 @@ impl<D: Delete + Sync> Sender<'_, D> {
             } else {
                 self.delete.delete_batch(asked).await
             };
-            if let (Err(BatchFault::Unreadable { .. }), [one], false) = (&answer, asked, alone) {
+            if let (Err(BatchFault::Unreadable { .. }), [one], false) = (&answer, asked, alone)
+                && Instant::now() <= self.fresh_until
+            {
                 answer = self.delete.delete_alone(one).await;
             }
             attempt += 1;
@@ -614,7 +481,8 @@ impl<D: Delete + Sync> Sender<'_, D> {
             match answer {
                 Err(BatchFault::Throttled { .. })
                     if attempt < MAX_ATTEMPTS
-                        && self.checked_at.elapsed() + pause < MAX_CHECK_AGE =>
+                        && !self.stop.requested()
+                        && Instant::now() + pause < self.fresh_until =>
                 {
                     tokio::time::sleep(pause).await;
                 }

@@ -42,6 +42,7 @@ fn client(server: &S3Server, secret: &str) -> Client {
         .region(Region::new(REGION))
         .endpoint_url(server.endpoint())
         .force_path_style(true)
+        .http_client(orphan_sweeper::s3::http_client())
         .retry_config(RetryConfig::disabled())
         .build();
     Client::from_conf(config)

@@ -51,7 +51,7 @@ fn model(
     };
     for (key, age) in listed {
         let verdict = match () {
-            () if key.ends_with(".txt") => &mut model.out_of_scope,
+            () if key.strip_suffix(".txt").is_some() => &mut model.out_of_scope,
             () if model.references.contains(key) => &mut model.referenced,
             () if *age <= min_age_hours => &mut model.young,
             () => &mut model.orphans,

@@ -16,6 +16,14 @@ The database is read from DATABASE_URL (postgres://user:password@host/database).
 Every flag has an environment variable, named with it; the flag wins.
 Exit codes: 0 done, 1 failed, 2 bad usage, 3 refused by a guard, 4 incomplete, 130 interrupted.";
 
+#[cfg(feature = "demo")]
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  See it once:
+    orphan-sweeper demo
+  Look around afterwards with clients of your own:
+    orphan-sweeper demo --keep --serve";
+
 /// Finds the objects of an S3 bucket that no PostgreSQL row names, and deletes them
 #[derive(Parser)]
 #[command(name = "orphan-sweeper", version, after_help = EXAMPLES)]
@@ -40,6 +48,7 @@ pub(super) enum Command {
     Doctor(RunArgs),
     /// Show the whole story on servers of its own: needs no bucket and no database
     #[cfg(feature = "demo")]
+    #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
 }
 
@@ -53,6 +62,20 @@ pub(super) struct DemoArgs {
     /// Go on serving the bucket and the database until interrupted
     #[arg(long)]
     pub(super) serve: bool,
+    /// About how many images the service takes in
+    #[arg(long, value_name = "COUNT", default_value_t = 3_000)]
+    pub(super) images: u32,
+}
+
+#[cfg(feature = "demo")]
+impl From<DemoArgs> for crate::demo::Choices {
+    fn from(args: DemoArgs) -> Self {
+        Self {
+            keep: args.keep,
+            serve: args.serve,
+            images: args.images,
+        }
+    }
 }
 
 /// How results are printed.
@@ -71,6 +94,10 @@ impl Output {
 }
 
 #[derive(Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch that a person gives or not"
+)]
 pub(super) struct RunArgs {
     /// The bucket [env: SWEEPER_BUCKET]
     #[arg(long)]

@@ -2,7 +2,7 @@
 
 mod args;
 mod bar;
-mod text;
+pub(crate) mod text;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -38,10 +38,12 @@ pub fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-            EnvFilter::new(if arguments.verbose {
-                "orphan_sweeper=debug,info"
-            } else {
-                "warn"
+            EnvFilter::new(match (&arguments.command, arguments.verbose) {
+                (_, true) => "orphan_sweeper=debug,info",
+                // The demo's own server and guards complain, as the story wants it.
+                #[cfg(feature = "demo")]
+                (Command::Demo(_), false) => "off",
+                (_, false) => "warn",
             })
         }))
         .init();
@@ -63,7 +65,11 @@ pub fn main() -> ExitCode {
 
 fn complain(what: &str) {
     // When even standard error is closed, the exit code has to do.
-    let _ = writeln!(std::io::stderr(), "orphan-sweeper: {what}");
+    let _ = writeln!(
+        std::io::stderr(),
+        "orphan-sweeper: {}",
+        crate::key::escape(what)
+    );
 }
 
 async fn command(command: Command) -> anyhow::Result<u8> {
@@ -72,7 +78,7 @@ async fn command(command: Command) -> anyhow::Result<u8> {
         Command::Plan(args) => sweep(args, true).await,
         Command::Doctor(args) => examine(args).await,
         #[cfg(feature = "demo")]
-        Command::Demo(args) => crate::demo::run(args.keep, args.serve).await.map(|()| 0),
+        Command::Demo(args) => crate::demo::run(args.into()).await.map(|()| 0),
     }
 }
 

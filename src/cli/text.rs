@@ -9,7 +9,7 @@ use crate::run::Report;
 use crate::summary::{Refusal, Status, Summary};
 
 /// Writes the answer of a run.
-pub(super) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
+pub(crate) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
     let Report {
         summary, refusals, ..
     } = report;

@@ -8,7 +8,7 @@
 //! `LOCAL_POSTGRES=installed` or `LOCAL_POSTGRES=embedded` forces the choice.
 //!
 //! The server ends with the value, and also when this process is killed: it
-//! watches a pipe that only this process holds open.
+//! hangs on a pipe that only this process holds open.
 //!
 //! Databases have the locale `C.UTF-8` where the machine knows it, so that
 //! every machine sorts alike. To show that a query does not depend on this,
@@ -19,7 +19,8 @@ mod embedded;
 mod installed;
 
 use std::{
-    fs, io,
+    fs::{self, File, OpenOptions},
+    io,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ExitStatus},
@@ -122,8 +123,8 @@ pub enum PostgresError {
     },
     /// The source of the embedded server is not where it was at build time.
     #[error(
-        "no PostgreSQL is installed, and the source of the embedded one is not at {} any more. \
-         Install PostgreSQL 13 to 18, or run this from the checkout it was built in",
+        "cannot build the embedded PostgreSQL: its source is not at {} any more. Install \
+         PostgreSQL 13 to 18, or build this program again where its source is now",
         path.display()
     )]
     EmbeddedSource {
@@ -202,7 +203,8 @@ impl PostgresServer {
     ///
     /// The folder is made if it is missing. One that an earlier server left
     /// is used again with everything in it, as long as a PostgreSQL of the
-    /// same major version is installed. As root the folder is handed over to
+    /// same major version is installed; an installed and an embedded server
+    /// do not see each other's files. As root the folder is handed over to
     /// the user `postgres` or `nobody`, since PostgreSQL refuses to run as
     /// root.
     ///
@@ -227,14 +229,16 @@ impl PostgresServer {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn temporary() -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("orphan-sweeper-postgres-")
-            .tempdir()
-            .map_err(|source| PostgresError::File {
-                action: "make a temporary folder in",
-                path: std::env::temp_dir(),
-                source,
-            })?;
+        let mut folder = tempfile::Builder::new();
+        folder.prefix("orphan-sweeper-postgres-");
+        // The log in it quotes statements.
+        #[cfg(unix)]
+        folder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        let folder = folder.tempdir().map_err(|source| PostgresError::File {
+            action: "make a temporary folder in",
+            path: std::env::temp_dir(),
+            source,
+        })?;
         let mut server =
             Self::launch(folder.path().to_owned(), true, Choice::from_environment()?).await?;
         server.temporary = Some(folder);
@@ -296,7 +300,8 @@ impl PostgresServer {
 
     /// Whether the server serves one connection at a time. A pool on it must
     /// have `max_connections(1)`, and code that needs a second connection
-    /// while the first is open cannot work.
+    /// while the first is open cannot work: the second waits 10 s for the
+    /// first to close, and is then refused with SQLSTATE `0A000`.
     #[must_use]
     pub fn single_connection(&self) -> bool {
         self.embedded
@@ -306,7 +311,8 @@ impl PostgresServer {
     ///
     /// # Errors
     /// The name is empty, longer than 63 bytes (PostgreSQL would cut it) or
-    /// taken, or the server cannot be reached.
+    /// taken, or the server cannot be reached; so it is while a connection is
+    /// open where there can be only one.
     pub async fn create_database(&self, name: &str) -> Result<String> {
         if name.is_empty() || name.len() > 63 || name.contains('\0') {
             return Err(PostgresError::DatabaseName {
@@ -365,18 +371,20 @@ impl PostgresServer {
         let deadline = Instant::now() + READY_LIMIT;
         loop {
             let attempt = async { PgConnection::connect(&url).await?.close().await };
-            let source = match tokio::time::timeout(CONNECT_LIMIT, attempt).await {
+            let answer = tokio::select! {
+                answer = tokio::time::timeout(CONNECT_LIMIT, attempt) => answer,
+                // Somebody else may have its port, and never answer.
+                status = self.process.gone() => return Err(PostgresError::Failed {
+                    program: "postgres".to_owned(),
+                    how: status.to_string(),
+                    output: self.process.log_tail(),
+                }),
+            };
+            let source = match answer {
                 Ok(Ok(())) => return Ok(self),
                 Ok(Err(error)) => error,
                 Err(elapsed) => sqlx::Error::Io(elapsed.into()),
             };
-            if let Some(status) = self.process.ended() {
-                return Err(PostgresError::Failed {
-                    program: "postgres".to_owned(),
-                    how: status.to_string(),
-                    output: self.process.log_tail(),
-                });
-            }
             if Instant::now() >= deadline {
                 return Err(PostgresError::NotReady {
                     port: self.port,
@@ -467,9 +475,21 @@ struct Process {
     /// The server ends when this closes, whoever closes it.
     pipe: Option<ChildStdin>,
     log: PathBuf,
+    /// Where in its log this process began; earlier ones may have written.
+    log_start: u64,
 }
 
 impl Process {
+    /// Waits until it has ended by itself.
+    async fn gone(&mut self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// The exit status, if it has ended by itself.
     fn ended(&mut self) -> Option<ExitStatus> {
         // An error means that the child was already waited for.
@@ -499,9 +519,9 @@ impl Process {
         None
     }
 
-    /// The end of the server's log.
+    /// The end of what it wrote to its log.
     fn log_tail(&self) -> String {
-        log_tail(&self.log)
+        log_tail(&self.log, self.log_start)
     }
 }
 
@@ -513,12 +533,28 @@ impl Drop for Process {
     }
 }
 
-/// The last [`LOG_TAIL`] bytes of a log, or why there are none.
-fn log_tail(log: &Path) -> String {
+/// Opens a log to write at its end, which it also tells.
+fn open_log(log: &Path) -> Result<(File, u64)> {
+    let opened = OpenOptions::new().create(true).append(true).open(log);
+    let length = |file: File| file.metadata().map(|metadata| (file, metadata.len()));
+    opened
+        .and_then(length)
+        .map_err(|source| PostgresError::File {
+            action: "open",
+            path: log.to_owned(),
+            source,
+        })
+}
+
+/// The last [`LOG_TAIL`] bytes of what a log holds from `start` on, or why
+/// there are none.
+fn log_tail(log: &Path, start: u64) -> String {
     match fs::read(log) {
         Ok(bytes) => {
-            let start = bytes.len().saturating_sub(LOG_TAIL);
-            String::from_utf8_lossy(&bytes[start..]).trim().to_owned()
+            let start = usize::try_from(start).unwrap_or(usize::MAX);
+            let start = start.max(bytes.len().saturating_sub(LOG_TAIL));
+            let tail = bytes.get(start..).unwrap_or_default();
+            String::from_utf8_lossy(tail).trim().to_owned()
         }
         Err(error) => format!("(no log at {}: {error})", log.display()),
     }

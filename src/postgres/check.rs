@@ -11,9 +11,9 @@ use super::examine::explain;
 use super::query::{Collation, literal};
 use super::snapshot::{copy_out, identify};
 use super::{Database, DatabaseError, Identity, ReferencesQuery, statement};
+use crate::hands::{CheckError, FreshCheck};
 use crate::key::ObjectKey;
 use crate::names::NameRules;
-use crate::sweep::{CheckError, FreshCheck};
 
 /// How the database is asked about some keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,6 @@ pub struct PrimaryCheck {
     query: ReferencesQuery,
     rules: NameRules,
     identity: Identity,
-    connection: Option<PgConnection>,
     method: Option<Method>,
 }
 
@@ -52,17 +51,14 @@ impl PrimaryCheck {
             query,
             rules,
             identity,
-            connection: None,
             method: None,
         }
     }
 
     async fn ask(&mut self, keys: &[&ObjectKey]) -> Result<Vec<bool>, DatabaseError> {
-        // A connection that failed is dropped, with its transaction.
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.database.connect().await?,
-        };
+        // A connection of its own each time: it costs little beside a window of batches, and
+        // none lies idle for a firewall or a pooler to drop.
+        let mut connection = self.database.connect().await?;
         self.database
             .begin(&mut connection, Isolation::ReadCommitted)
             .await?;
@@ -83,7 +79,10 @@ impl PrimaryCheck {
         execute(&mut connection, "ROLLBACK".to_owned())
             .await
             .map_err(statement("end the transaction"))?;
-        self.connection = Some(connection);
+        connection
+            .close()
+            .await
+            .map_err(statement("close the connection"))?;
         Ok(named)
     }
 
@@ -186,15 +185,6 @@ impl PrimaryCheck {
             Method::Index(Collation::Default) => Some("the column's own collation"),
             Method::Index(Collation::C) => Some("collation \"C\""),
             Method::Reread => None,
-        }
-    }
-
-    /// Ends the connection in good order.
-    pub async fn close(self) {
-        if let Some(connection) = self.connection
-            && let Err(error) = connection.close().await
-        {
-            tracing::debug!(error = %error, "closing the connection failed");
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use thiserror::Error;
+use tokio::time::timeout;
 use url::Url;
 
 use super::{DatabaseError, statement};
@@ -29,7 +31,8 @@ impl DatabaseUrl {
     pub fn new(text: &str) -> Result<Self, UrlError> {
         let url = Url::parse(text).map_err(|error| UrlError(format!(" ({error})")))?;
         if !matches!(url.scheme(), "postgres" | "postgresql") {
-            return Err(UrlError(format!(" (its scheme is {}://)", url.scheme())));
+            // What stands before the colon may be anything, even a secret.
+            return Err(UrlError(" (another scheme)".to_owned()));
         }
         let mut options = PgConnectOptions::from_str(text).map_err(|error| match error {
             // sqlx quotes the offending part, which may be the password.
@@ -99,6 +102,9 @@ pub(super) enum Isolation {
     ReadCommitted,
 }
 
+/// How long connecting may take, sign-in included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// How long a statement may take: a long read holds back migrations and vacuum.
 const STATEMENT_TIMEOUT_MS: u64 = 10 * 60 * 1_000;
 
@@ -120,8 +126,9 @@ impl Database {
 
     /// A new connection, outside of any transaction.
     pub(super) async fn connect(&self) -> Result<PgConnection, DatabaseError> {
-        PgConnection::connect_with(&self.url.0)
+        timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.url.0))
             .await
+            .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
             .map_err(DatabaseError::Connect)
     }
 
@@ -198,6 +205,7 @@ mod tests {
         assert!(!format!("{url:?} {:?}", Database::new(url.clone())).contains("hunter2"));
         for bad in [
             "hunter2",
+            "hunter2:x@h/d",
             "mysql://u:hunter2@h/d",
             "postgres://u:hunter2@h:port/d",
             "postgres://u:hunter2@h/d?sslmode=hunter2",

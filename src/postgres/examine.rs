@@ -5,8 +5,8 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use sqlx::types::JsonValue;
 
-use super::connect::Isolation;
-use super::query::Origin;
+use super::connect::{Isolation, execute};
+use super::query::{Origin, literal};
 use super::snapshot::{first_column, identify};
 use super::{Database, DatabaseError, Identity, ReferencesQuery, statement};
 
@@ -61,11 +61,17 @@ pub async fn examine(
         .begin(&mut connection, Isolation::RepeatableRead)
         .await?;
     let origin = query.validate(&mut connection).await?;
+    // Whether an index could serve: a small table is sorted although it has one.
+    execute(&mut connection, "SET LOCAL enable_sort = off".to_owned())
+        .await
+        .map_err(statement("prefer an index"))?;
     let plan = explain(&mut connection, &query.select_in_order()).await?;
     let order = if sorts(&plan) {
-        Order::Sort {
-            remedy: origin.as_ref().map(create_index),
-        }
+        let remedy = match &origin {
+            Some(origin) => create_index(&mut connection, origin).await?,
+            None => None,
+        };
+        Order::Sort { remedy }
     } else {
         Order::Index
     };
@@ -110,12 +116,32 @@ fn sorts(plan: &Value) -> bool {
             .is_some_and(|plans| plans.iter().any(sorts))
 }
 
-fn create_index(origin: &Origin) -> String {
-    format!(
-        "CREATE INDEX CONCURRENTLY ON {} ({} COLLATE \"C\");",
-        origin.table,
-        quoted(&origin.column)
-    )
+/// The statement that makes an index in byte order, where the column is a table's.
+async fn create_index(
+    connection: &mut PgConnection,
+    origin: &Origin,
+) -> Result<Option<String>, DatabaseError> {
+    let kind = format!(
+        "SELECT relkind::text FROM pg_class WHERE oid = {}::regclass",
+        literal(&origin.table)
+    );
+    let kind: String =
+        first_column(connection, &kind, "ask what the references query reads").await?;
+    let concurrently = match kind.as_str() {
+        // A partitioned table's index cannot be made beside its work.
+        "p" => "",
+        "r" | "m" => " CONCURRENTLY",
+        _ => return Ok(None),
+    };
+    let column = quoted(&origin.column);
+    let column = match origin.kind.as_str() {
+        "TEXT" | "VARCHAR" => column,
+        _ => format!("({column}::text)"),
+    };
+    Ok(Some(format!(
+        "CREATE INDEX{concurrently} ON {} ({column} COLLATE \"C\");",
+        origin.table
+    )))
 }
 
 /// An identifier as SQL writes it, quoted where it must be.

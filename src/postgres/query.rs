@@ -3,7 +3,9 @@
 use std::fmt;
 
 use sqlx::postgres::{PgConnection, PgStatement};
-use sqlx::{AssertSqlSafe, Column, Either, Executor as _, SqlSafeStr as _, Statement as _};
+use sqlx::{
+    AssertSqlSafe, Column, Either, Executor as _, SqlSafeStr as _, Statement as _, TypeInfo as _,
+};
 
 use super::connect::execute;
 use super::{DatabaseError, statement};
@@ -19,6 +21,8 @@ pub(super) struct Origin {
     pub(super) table: String,
     /// The column's name.
     pub(super) column: String,
+    /// The column's type, as the driver names it.
+    pub(super) kind: String,
 }
 
 /// Which order of text decides that two names are equal. It decides nothing about the
@@ -132,7 +136,7 @@ impl ReferencesQuery {
                 columns.join(", ")
             )));
         };
-        let origin = column.origin();
+        let (origin, kind) = (column.origin(), column.type_info().name().to_owned());
         // The driver names what it prepares; behind a pooler the name would stay on the
         // server's connection and collide with the next client's.
         execute(connection, "DEALLOCATE ALL".to_owned())
@@ -141,6 +145,7 @@ impl ReferencesQuery {
         Ok(origin.table_column().map(|origin| Origin {
             table: origin.table.to_string(),
             column: origin.name.to_string(),
+            kind,
         }))
     }
 }

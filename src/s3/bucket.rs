@@ -1,11 +1,12 @@
 //! The bucket as far as a run reads it: what it is, its pages, single objects.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::ConfigBag;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
-use aws_sdk_s3::error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, DateTime, SdkBody};
 use aws_sdk_s3::types::{BucketVersioningStatus, EncodingType};
 use aws_smithy_runtime_api::client::interceptors::Intercept;
@@ -16,11 +17,12 @@ use jiff::fmt::rfc2822;
 use thiserror::Error;
 
 use super::page;
+use crate::chain::chain;
 use crate::guards::Versioning;
+use crate::hands::{Current, Look, LookError};
 use crate::key::{ObjectKey, Prefix};
 use crate::listing::{ListError, Page, PageStart, Pages};
 use crate::object::ETag;
-use crate::sweep::{Current, Look, LookError};
 
 /// Keys in a page, at most
 /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html>).
@@ -42,7 +44,7 @@ pub struct BucketError {
 }
 
 /// What S3 said, for people.
-pub(super) struct Said {
+pub(crate) struct Said {
     pub(super) code: Option<String>,
     pub(super) message: String,
     pub(super) status: Option<u16>,
@@ -50,7 +52,7 @@ pub(super) struct Said {
 
 /// What there is to say about an error of the SDK: S3's own code and words, or the chain of
 /// causes when it did not answer.
-pub(super) fn said<E>(error: &SdkError<E, HttpResponse>) -> Said
+pub(crate) fn said<E>(error: &SdkError<E, HttpResponse>) -> Said
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
@@ -81,9 +83,18 @@ where
         }
         other => Said {
             code: None,
-            message: DisplayErrorContext(other).to_string(),
+            message: chain(other),
             status,
         },
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.code {
+            Some(code) => write!(f, "{code}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
     }
 }
 
@@ -205,7 +216,7 @@ impl Bucket {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(attempt, error = %DisplayErrorContext(&error), "a page broke off");
+                    tracing::warn!(attempt, error = chain(&error), "a page broke off");
                     attempt += 1;
                 }
             }

@@ -6,7 +6,9 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{Builder, RequestChecksumCalculation};
+use aws_sdk_s3::config::{Builder, RequestChecksumCalculation, SharedHttpClient};
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
 /// How long one attempt at a request may take. `DeleteObjects` of 1,000 keys takes S3 well
 /// under this.
@@ -20,7 +22,16 @@ const ATTEMPTS: u32 = 6;
 /// A custom endpoint (`AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` or the profile's) is
 /// addressed in path style and needs no region.
 pub async fn connect() -> Client {
-    client(&aws_config::defaults(BehaviorVersion::latest()).load().await)
+    let loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http_client());
+    client(&loader.load().await)
+}
+
+/// What speaks HTTP and TLS for the SDK.
+#[must_use]
+pub fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https()
 }
 
 /// Makes the client from a configuration that was already read.
@@ -44,6 +55,9 @@ fn configure(shared: &SdkConfig, custom_endpoint: bool) -> aws_sdk_s3::Config {
         .timeout_config(timeouts)
         // Servers other than S3 know the checksums that S3 requires, not all that it offers.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired);
+    if shared.http_client().is_none() {
+        config = config.http_client(http_client());
+    }
     if custom_endpoint {
         config = config.force_path_style(true);
         if shared.region().is_none() {

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 
 use super::bucket::{Bucket, said, timestamp};
+use crate::hands::{BatchFault, Current, Delete, Look, LookError};
 use crate::key::ObjectKey;
 use crate::object::Orphan;
 use crate::reconcile::{BatchAnswer, DeletedKey, KeyError};
-use crate::sweep::{BatchFault, Current, Delete, Look, LookError};
 
 /// Deletes objects of a bucket, each on the condition of its entity tag.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ mod delete;
 pub mod page;
 mod put;
 
+pub(crate) use bucket::said;
 pub use bucket::{Bucket, BucketError};
-pub use connect::{client, connect};
+pub use connect::{client, connect, http_client};
 pub use delete::Deleter;
 pub use put::{PutError, put, put_file};

@@ -1,6 +1,14 @@
 //! A world for one test: a bucket, a database, and a ledger of its own, over real sockets.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unused_self,
+    reason = "each test binary uses a part of it"
+)]
+
+pub mod program;
+pub mod runtime_api;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -186,5 +194,5 @@ pub fn ago(hours: i64) -> Timestamp {
 /// What is wrong, as one line, of a run that failed.
 pub fn failure(report: &Report) -> String {
     let error = report.error.as_ref().expect("a failed run");
-    format!("{}: {}", error.kind(), orphan_sweeper::run::chain(error))
+    format!("{}: {}", error.kind(), orphan_sweeper::chain::chain(error))
 }

@@ -40,8 +40,10 @@ CONTRACT = {
     "SWEEPER_MAX_DANGLING_PERCENT",
     "SWEEPER_DRY_RUN",
     "SWEEPER_REPORT",
-    "SWEEPER_ALLOW_UNVERSIONED",
+    "SWEEPER_ALLOW_NEWER_ORPHANS",
     "SWEEPER_ALLOW_REPLICA",
+    "SWEEPER_ALLOW_UNVERSIONED",
+    "SWEEPER_ALLOW_UNCONDITIONAL",
     "SWEEPER_CONCURRENCY",
 }
 
@@ -195,8 +197,8 @@ def check_function(stack):
     assert not unknown, f"not in the contract: {sorted(unknown)}"
     assert set(environment) == CONTRACT, f"not set: {sorted(CONTRACT - set(environment))}"
     assert environment["SWEEPER_DRY_RUN"] == "true", "the first deployment must be a dry run"
-    assert environment["SWEEPER_ALLOW_UNVERSIONED"] == "false"
-    assert environment["SWEEPER_ALLOW_REPLICA"] == "false"
+    for allowed in ("NEWER_ORPHANS", "REPLICA", "UNVERSIONED", "UNCONDITIONAL"):
+        assert environment[f"SWEEPER_ALLOW_{allowed}"] == "false", allowed
     assert environment["SWEEPER_MIN_AGE"] == "24h"
     assert environment["SWEEPER_REFERENCES"] == "SELECT name FROM images"
     assert environment["SWEEPER_REPORT"] == "s3://<LedgerBucket>/ledger"
@@ -352,6 +354,11 @@ def check_source(template):
     function = Stack(template).only("AWS::Lambda::Function")
     for name in function["Environment"]["Variables"]:
         assert re.search(rf"\b{name}\b", source), f"the template sets {name}, nothing in src reads it"
+    settings = (ROOT / "src" / "settings" / "raw.rs").read_text()
+    read = set(re.findall(r'"--[a-z-]+",\s*"([A-Z_]+)"', settings))
+    # The parameter MinAge takes whole hours from one on.
+    missing = read - CONTRACT - {"SWEEPER_ALLOW_SHORT_MIN_AGE"}
+    assert read > CONTRACT and not missing, f"src reads {sorted(missing)}, the template cannot set it"
 
 
 def check(text):
@@ -379,8 +386,10 @@ BREAKS = [
         'Default: "true"\n    Description: Leave at true',
         'Default: "false"\n    Description: Leave at true',
     ),
-    ('Default: "false"\n    Description: Delete although', 'Default: "true"\n    Description: X'),
+    ('Default: "false"\n    Description: Delete although the bucket', 'Default: "true"\n    Description: X'),
     ('Default: "false"\n    Description: Accept a standby', 'Default: "true"\n    Description: X'),
+    ('Default: "false"\n    Description: Delete although 20', 'Default: "true"\n    Description: X'),
+    ('Default: "false"\n    Description: Delete although the storage', 'Default: "true"\n    Description: X'),
     ("Default: 24h", "Default: 1h"),
     ("Default: SELECT name FROM images", "Default: SELECT thumb FROM images"),
     ("s3://${LedgerBucket}/ledger\n      Events", "s3://${BucketName}/ledger\n      Events"),

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     ffi::OsStr,
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::Write as _,
     net::{Ipv4Addr, TcpListener},
     os::unix::{
@@ -17,7 +17,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{POLL, PostgresError, PostgresServer, Process, Result, blocking, log_tail};
+use super::{POLL, PostgresError, PostgresServer, Process, Result, blocking, log_tail, open_log};
 
 /// Major versions that the sweeper is tried with.
 const MAJORS: std::ops::RangeInclusive<u32> = 13..=18;
@@ -96,17 +96,18 @@ pub(super) async fn start(data_dir: PathBuf, remove: bool) -> Result<PostgresSer
     let cluster = blocking(move || Cluster::prepare(&data_dir, remove)).await?;
     let mut attempt = 1;
     loop {
-        let outcome = cluster.serve()?.ready().await;
-        match outcome {
-            Err(PostgresError::Failed { ref output, .. })
-                if attempt < PORT_ATTEMPTS
-                    && output.ends_with("could not create any TCP/IP sockets") =>
-            {
-                attempt += 1;
-            }
-            outcome => return outcome,
+        let outcome = cluster.serve(free_port()?)?.ready().await;
+        if attempt == PORT_ATTEMPTS || !matches!(&outcome, Err(error) if port_was_taken(error)) {
+            return outcome;
         }
+        attempt += 1;
     }
+}
+
+/// Whether a server ended because another program listens on its port.
+fn port_was_taken(error: &PostgresError) -> bool {
+    let says_so = |log: &str| log.contains("could not create any TCP/IP sockets");
+    matches!(error, PostgresError::Failed { output, .. } if says_so(output))
 }
 
 impl Cluster {
@@ -122,7 +123,7 @@ impl Cluster {
         };
         fs::create_dir_all(data_dir).map_err(file("make the folder", data_dir))?;
         let log = data_dir.join("server.log");
-        let opened = open_log(&log)?;
+        let (opened, _) = open_log(&log)?;
         // What this process makes belongs to it: a way to learn its user
         // without unsafe code, wherever /proc is not.
         let owner = opened.metadata().map_err(file("read", &log))?.uid();
@@ -189,9 +190,8 @@ impl Cluster {
     }
 
     /// Starts the server, without waiting for it.
-    fn serve(&self) -> Result<PostgresServer> {
-        let port = free_port()?;
-        let log = open_log(&self.log)?;
+    fn serve(&self, port: u16) -> Result<PostgresServer> {
+        let (log, log_start) = open_log(&self.log)?;
         let log_too = log.try_clone().map_err(|source| PostgresError::File {
             action: "open",
             path: self.log.clone(),
@@ -246,6 +246,7 @@ impl Cluster {
                 pipe: child.stdin.take(),
                 child,
                 log: self.log.clone(),
+                log_start,
             },
             temporary: None,
             port,
@@ -311,8 +312,8 @@ impl Installation {
     fn initdb(&self, folder: &Path, secret: &Path, user: Option<User>, log: &Path) -> Result<()> {
         let mut failure = None;
         for locale in ["C.UTF-8", "en_US.UTF-8", "C"] {
-            let output = open_log(log)?;
-            let errors = open_log(log)?;
+            let (output, log_start) = open_log(log)?;
+            let (errors, _) = open_log(log)?;
             let program = self.bin.join("initdb");
             let mut child = Command::new(&program)
                 .arg("-D")
@@ -352,7 +353,7 @@ impl Installation {
                 }
             };
             // initdb takes back what it made when it fails.
-            let output = log_tail(log);
+            let output = log_tail(log, log_start);
             let unknown_locale = output.contains("invalid locale");
             failure = Some(PostgresError::Failed {
                 program: program.display().to_string(),
@@ -478,20 +479,6 @@ fn free_port() -> Result<u16> {
         })
 }
 
-/// Opens a server's log at its end.
-fn open_log(log: &Path) -> Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(log)
-        .map_err(|source| PostgresError::File {
-            action: "open",
-            path: log.to_owned(),
-            source,
-        })
-}
-
 /// Settings that every program of PostgreSQL gets.
 trait WithUser {
     /// Lets it run as `user`, in plain English, unmoved by `PGDATA` and the
@@ -557,6 +544,32 @@ mod tests {
             "postgresql",
         ];
         assert_eq!(names, expected.map(|name| Path::new(name).join("bin")));
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_told_from_other_failures() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let prepared = Cluster::prepare(folder.path(), false);
+        if let Err(PostgresError::NotInstalled { tried }) = &prepared {
+            // The embedded server takes its port from the system.
+            eprintln!("not tried, since no PostgreSQL is installed: {tried}");
+            return;
+        }
+        let cluster = prepared.expect("a cluster");
+        // It takes connections and never answers.
+        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = other.local_addr().expect("an address").port();
+        let server = cluster.serve(port).expect("a process");
+        let error = server.ready().await.expect_err("taken");
+        assert!(port_was_taken(&error), "{error}");
+
+        fs::remove_file(cluster.folder.join("PG_VERSION")).expect("removed");
+        let server = cluster
+            .serve(free_port().expect("a port"))
+            .expect("a process");
+        let error = server.ready().await.expect_err("damaged");
+        assert!(!port_was_taken(&error), "{error}");
+        assert!(error.to_string().contains("PG_VERSION"), "{error}");
     }
 
     #[test]

@@ -1,0 +1,76 @@
+//! Whether the storage honours the condition that protects an object uploaded again.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::hands::{BatchFault, Delete};
+use crate::key::{ObjectKey, Prefix};
+use crate::object::{ETag, Orphan, Outcome};
+use crate::reconcile::{BatchAnswer, Word, reconcile};
+
+/// What a try at a deletion that cannot delete anything showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// The storage refused because the condition was not met.
+    Honoured,
+    /// It refused so for a single deletion, and claims the one in a batch: whether it looks
+    /// at conditions there cannot be told from an absent key.
+    Unclear,
+    /// It claims every deletion: it does not look at conditions.
+    Ignored,
+    /// It refused for another reason.
+    Failed {
+        /// Its error code.
+        code: String,
+        /// Its words.
+        message: String,
+    },
+}
+
+/// Asks for the deletion of a key that does not exist, on a condition that nothing fulfils.
+///
+/// S3 answers a single one with `NoSuchKey`
+/// (measured in <https://github.com/ministackorg/ministack/issues/1475>). A storage that
+/// ignores conditions claims a deletion, as S3 itself does of an absent key without one.
+pub async fn probe(delete: &impl Delete, prefix: &Prefix) -> Probe {
+    let nothing = Orphan {
+        key: ObjectKey::new(format!(
+            "{}orphan-sweeper-probe-{}",
+            prefix.as_str(),
+            Uuid::new_v4()
+        )),
+        etag: ETag::new("\"00000000000000000000000000000000\""),
+        size: 0,
+        last_modified: Timestamp::UNIX_EPOCH,
+    };
+    let asked = std::slice::from_ref(&nothing);
+    match shown(&nothing, delete.delete_batch(asked).await) {
+        Probe::Ignored => match shown(&nothing, delete.delete_alone(&nothing).await) {
+            Probe::Honoured => Probe::Unclear,
+            alone => alone,
+        },
+        together => together,
+    }
+}
+
+fn shown(nothing: &Orphan, answer: Result<BatchAnswer, BatchFault>) -> Probe {
+    let failed = |code: &str, message: String| Probe::Failed {
+        code: code.to_owned(),
+        message,
+    };
+    match answer {
+        Ok(answer) => match reconcile(std::slice::from_ref(nothing), answer).pop() {
+            Some(Word::ConditionFailed | Word::Settled(Outcome::Gone)) => Probe::Honoured,
+            Some(Word::Settled(Outcome::Deleted { .. })) => Probe::Ignored,
+            Some(Word::Settled(Outcome::Failed { code, message })) => {
+                Probe::Failed { code, message }
+            }
+            other => failed("NoWord", format!("the answer says {other:?}")),
+        },
+        Err(BatchFault::Throttled { code }) => failed(&code, "asked to slow down".to_owned()),
+        Err(BatchFault::Unreadable { code, message } | BatchFault::Refused { code, message }) => {
+            Probe::Failed { code, message }
+        }
+        Err(BatchFault::Lost { message }) => failed("NoAnswer", message),
+    }
+}

@@ -1,0 +1,455 @@
+//! The database's side: a query that is not what it should be, names that cannot be read, rows
+//! that are hidden or lost, all mean zero deletions.
+#![cfg(feature = "demo")]
+
+mod support;
+
+use futures::TryStreamExt as _;
+use orphan_sweeper::hands::FreshCheck as _;
+use orphan_sweeper::key::ObjectKey;
+use orphan_sweeper::local::s3::Operation;
+use orphan_sweeper::postgres::{
+    Database, DatabaseError, DatabaseUrl, Identity, PrimaryCheck, ReferencesQuery, Snapshot,
+};
+use orphan_sweeper::settings::Setting;
+use orphan_sweeper::summary::Status;
+use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
+use support::{World, failure};
+
+/// Two referenced images and one orphan, all old.
+async fn world() -> World {
+    let world = World::new().await;
+    world.put_named(&["a.png", "b.png"], 48).await;
+    world.put("orphan.png", 48);
+    world
+}
+
+/// The database's name, which is unique in the server.
+async fn database(world: &World) -> String {
+    let mut connection = world.connect().await;
+    let row = connection
+        .fetch_one("SELECT current_database()::text")
+        .await;
+    row.expect("asked").get(0)
+}
+
+async fn names(world: &World) -> Vec<String> {
+    let rows = sqlx::query("SELECT name FROM images ORDER BY name")
+        .fetch_all(&mut world.connect().await)
+        .await
+        .expect("read");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+fn deletions(world: &World) -> usize {
+    world.server.count(Operation::DeleteObjects) + world.server.count(Operation::DeleteObject)
+}
+
+#[tokio::test]
+async fn a_query_that_is_not_one_reading_statement_with_one_column_is_refused() {
+    let world = world().await;
+    world.sql("CREATE FUNCTION wipe() RETURNS SETOF text LANGUAGE sql AS 'DELETE FROM images RETURNING name'").await;
+    for (query, word) in [
+        (
+            "SELECT name FROM images; DELETE FROM images",
+            "multiple commands",
+        ),
+        (
+            "SELECT name FROM images) r(k)) TO STDOUT; DELETE FROM images; --",
+            "syntax error",
+        ),
+        ("DELETE FROM images RETURNING name", ""),
+        (
+            "WITH gone AS (DELETE FROM images RETURNING name) SELECT name FROM gone",
+            "",
+        ),
+        ("SELECT wipe()", "read-only transaction"),
+        (
+            "SELECT name, name FROM images",
+            "exactly one column, but yields 2 (name, name)",
+        ),
+        ("SELECT FROM images", "exactly one column"),
+        ("SELECT name FROM images WHERE name > $1", "parameter"),
+        ("SELECT name FROM pictures", "does not exist"),
+        ("UPDATE images SET name = 'x'", "exactly one column"),
+    ] {
+        let report = world.run(&[(Setting::References, query)]).await;
+        let failure = failure(&report);
+        assert!(
+            failure.starts_with("Database: ") && failure.contains(word),
+            "{query}: {failure}"
+        );
+        assert_eq!(names(&world).await, ["a.png", "b.png"], "{query}");
+        assert_eq!(deletions(&world), 0, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn harmless_ends_of_a_query_do_no_harm() {
+    for query in [
+        "SELECT name FROM images;",
+        "SELECT name FROM images -- all of them",
+        "SELECT name FROM images ORDER BY name DESC LIMIT 10 ; ",
+    ] {
+        let world = world().await;
+        let report = world.run(&[(Setting::References, query)]).await;
+        assert_eq!(report.summary.counts.deleted, 1, "{query}: {report:?}");
+        assert_eq!(world.keys(), ["a.png", "b.png"]);
+    }
+}
+
+#[tokio::test]
+async fn every_type_of_text_is_read_and_nothing_is_skipped_but_null_and_empty() {
+    let uuid = "0f8fad5b-d9cb-469f-a165-70867728950e";
+    for (column, cast) in [
+        ("varchar(60)", ""),
+        ("text COLLATE \"en-x-icu\"", ""),
+        ("uuid", "::uuid"),
+        ("char(36)", ""),
+    ] {
+        let world = World::new().await;
+        world.sql(&format!("DROP TABLE images; CREATE TABLE images (name {column}); INSERT INTO images VALUES ('{uuid}'{cast}), (NULL)")).await;
+        if cast.is_empty() {
+            world.sql("INSERT INTO images VALUES ('')").await;
+        }
+        world.put(uuid, 48);
+        world.put("orphan", 48);
+        let report = world.run(&[(Setting::Include, "*")]).await;
+        let counts = report.summary.counts;
+        assert_eq!(
+            (counts.references, counts.referenced, counts.deleted),
+            (1, 1, 1),
+            "{column}: {report:?}"
+        );
+        assert_eq!(world.keys(), [uuid]);
+    }
+}
+
+#[tokio::test]
+async fn a_column_of_another_collation_gives_the_same_result() {
+    let keys = [
+        "A.png",
+        "a.png",
+        "B.png",
+        "_a.png",
+        "a b.png",
+        "a-b.png",
+        "ab.png",
+        "é.png",
+        "e\u{301}.png",
+        "가.png",
+        "나.png",
+        "Z/1.png",
+        "z/1.png",
+    ];
+    let world = World::new().await;
+    world.sql("DROP TABLE images; CREATE TABLE images (name text COLLATE \"en-x-icu\"); CREATE INDEX ON images (name)").await;
+    world.put_named(&keys, 48).await;
+    for key in ["aa.png", "zz.png", "다.png"] {
+        world.put(key, 48);
+    }
+    let report = world.run(&[]).await;
+    assert_eq!(
+        (
+            report.summary.counts.referenced,
+            report.summary.counts.deleted
+        ),
+        (13, 3),
+        "{report:?}"
+    );
+    assert_eq!(world.keys().len(), keys.len());
+}
+
+#[tokio::test]
+async fn a_name_that_cannot_be_read_ends_the_run_wherever_it_lies() {
+    for (name, word) in [
+        (
+            "https://cdn.example.com/a.png?sig=secret",
+            "looks like a URL",
+        ),
+        ("elsewhere/s3://x/a.png", "looks like a URL"),
+        ("[\"a.png\"]", "looks like JSON"),
+        ("{a.png,b.png}", "looks like JSON"),
+        (&"x".repeat(1_025), "1025 bytes"),
+    ] {
+        let world = world().await;
+        world.put("images/orphan.png", 48);
+        world.name(&[name, "images/kept.png"]).await;
+        let report = world.run(&[(Setting::Prefix, "images")]).await;
+        assert!(failure(&report).contains(word), "{}", failure(&report));
+        assert!(!failure(&report).contains("secret"));
+        assert_eq!(deletions(&world), 0);
+    }
+}
+
+#[tokio::test]
+async fn names_that_are_urls_are_widened_and_an_unknown_host_ends_the_run() {
+    let world = World::new().await;
+    for key in [
+        "고양이 1.png",
+        "a b.png",
+        "a+b.png",
+        "raw%20name.png",
+        "orphan.png",
+    ] {
+        world.put(key, 48);
+    }
+    let urls = [
+        "https://pictures.s3.eu-west-1.amazonaws.com/%EA%B3%A0%EC%96%91%EC%9D%B4%201.png?X-Amz-Signature=secret",
+        "https://cdn.example.com/a+b.png#top",
+        "https://s3.amazonaws.com/pictures/raw%20name.png",
+        "https://lh3.example.org/avatar",
+    ];
+    world.name(&urls).await;
+    let base = [
+        (Setting::ReferenceForm, "url"),
+        (Setting::ReferenceHost, "cdn.example.com"),
+        (Setting::MaxDanglingPercent, "100"),
+    ];
+    let report = world.run(&base).await;
+    assert!(
+        failure(&report)
+            .contains("the host lh3.example.org of 'https://lh3.example.org/avatar' is not known"),
+        "{}",
+        failure(&report)
+    );
+    assert_eq!(world.keys().len(), 5);
+
+    let report = world
+        .run(&[&base[..], &[(Setting::ForeignHost, "lh3.example.org")]].concat())
+        .await;
+    let counts = report.summary.counts;
+    // `raw name.png` is what the third URL means, and it is missing; its other reading is there.
+    assert_eq!(
+        (
+            counts.references,
+            counts.referenced,
+            counts.dangling,
+            counts.deleted
+        ),
+        (3, 4, 1, 1),
+        "{report:?}"
+    );
+    assert!(!world.keys().contains(&"orphan.png".to_owned()));
+}
+
+#[tokio::test]
+async fn rows_hidden_by_row_level_security_are_an_error_and_not_fewer_rows() {
+    let world = world().await;
+    let role = format!("reader_{}", database(&world).await);
+    world
+        .sql(&format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'reader'; GRANT SELECT ON images TO {role}; \
+             ALTER TABLE images ENABLE ROW LEVEL SECURITY; CREATE POLICY visible ON images USING (name = 'a.png')"
+        ))
+        .await;
+    let mut url = url::Url::parse(world.database.url()).expect("a URL");
+    url.set_username(&role).expect("set");
+    url.set_password(Some("reader")).expect("set");
+    let report = world.run(&[(Setting::DatabaseUrl, url.as_str())]).await;
+    assert!(
+        failure(&report).contains("row-level security"),
+        "{}",
+        failure(&report)
+    );
+    assert_eq!((world.keys().len(), deletions(&world)), (3, 0));
+}
+
+#[tokio::test]
+async fn a_database_of_another_encoding_is_refused() {
+    let world = world().await;
+    let mut url = url::Url::parse(world.database.url()).expect("a URL");
+    let name = format!("{}_latin1", database(&world).await);
+    world.sql(&format!("CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")).await;
+    url.set_path(&name);
+    PgConnection::connect(url.as_str())
+        .await
+        .expect("connected")
+        .execute("CREATE TABLE images AS SELECT 'a.png'::text AS name")
+        .await
+        .expect("made");
+    let report = world.run(&[(Setting::DatabaseUrl, url.as_str())]).await;
+    assert!(failure(&report).contains("LATIN1"), "{}", failure(&report));
+    assert_eq!(deletions(&world), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_in_the_middle_ends_the_run() {
+    let world = world().await;
+    // More than the buffers between server and client hold.
+    world
+        .sql("INSERT INTO images SELECT repeat('x', 900) || n FROM generate_series(1, 50000) n")
+        .await;
+    let url = world.database.url().to_owned();
+    world.server.on_request(Operation::ListObjectsV2, move |_, record| {
+        let url = url.clone();
+        async move {
+            if record.nth == 1 {
+                let mut connection = PgConnection::connect(&url).await.expect("connected");
+                let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'orphan-sweeper' AND datname = current_database()";
+                connection.execute(kill).await.expect("terminated");
+            }
+        }
+    });
+    let report = world
+        .run(&[
+            (Setting::MaxDanglingPercent, "100"),
+            (Setting::Concurrency, "1"),
+        ])
+        .await;
+    assert!(
+        failure(&report).starts_with("Database"),
+        "{}",
+        failure(&report)
+    );
+    assert_eq!((world.keys().len(), deletions(&world)), (3, 0));
+}
+
+/// Commits once the sweeper's session waits for a lock: then its snapshot is taken.
+async fn commit_when_awaited(world: &World, other: &mut PgConnection) {
+    let mut watcher = world.connect().await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'orphan-sweeper' AND wait_event_type = 'Lock' AND datname = current_database()";
+    loop {
+        let row = watcher.fetch_one(waits).await.expect("asked");
+        if row.get::<i64, _>(0) > 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    other.execute("COMMIT").await.expect("committed");
+}
+
+/// Opens a snapshot whose references query waits for a lock that another session holds, lets
+/// that session do its work and commit, and reads on: what the snapshot sees then, and how it
+/// ends.
+async fn snapshot_meanwhile(work: &str) -> (usize, Result<(), DatabaseError>) {
+    let world = world().await;
+    let mut other = world.connect().await;
+    other
+        .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+            "BEGIN; LOCK TABLE images IN ACCESS EXCLUSIVE MODE; {work}"
+        ))))
+        .await
+        .expect("worked");
+    let url = DatabaseUrl::new(world.database.url()).expect("a URL");
+    let (database, query) = (
+        Database::new(url),
+        ReferencesQuery::new("SELECT name FROM images"),
+    );
+    let opening = Snapshot::open(&database, &query);
+    let (snapshot, ()) = tokio::join!(opening, commit_when_awaited(&world, &mut other));
+    let mut snapshot = snapshot.expect("opened");
+    let seen = snapshot
+        .names(true)
+        .await
+        .expect("reading")
+        .try_fold(0, async |count, _| Ok(count + 1))
+        .await
+        .expect("read");
+    (seen, snapshot.finish().await)
+}
+
+#[tokio::test]
+async fn rows_lost_under_the_snapshot_are_noticed() {
+    for work in [
+        "TRUNCATE images; INSERT INTO images VALUES ('a.png'), ('b.png')",
+        "CREATE TABLE fresh AS SELECT * FROM images; DROP TABLE images; ALTER TABLE fresh RENAME TO images",
+        "ALTER TABLE images ALTER COLUMN name TYPE varchar(80) USING name || ''",
+    ] {
+        let (seen, ended) = snapshot_meanwhile(work).await;
+        assert!(seen == 0 || seen == 2);
+        assert!(
+            matches!(ended, Err(DatabaseError::Rewritten { .. })),
+            "{work}: saw {seen}, ended {ended:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn work_that_loses_no_row_is_no_error() {
+    for work in [
+        "INSERT INTO images VALUES ('later.png')",
+        "CREATE INDEX later ON images (name)",
+        "ALTER TABLE images ADD COLUMN more int",
+    ] {
+        let (seen, ended) = snapshot_meanwhile(work).await;
+        assert_eq!(seen, 2, "{work}");
+        assert!(ended.is_ok(), "{work}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_dead_database_and_a_wrong_password_are_named_without_the_password() {
+    let world = world().await;
+    let mut url = url::Url::parse(world.database.url()).expect("a URL");
+    url.set_password(Some("hunter2")).expect("set");
+    let report = world.run(&[(Setting::DatabaseUrl, url.as_str())]).await;
+    assert!(
+        failure(&report).starts_with("Database") && !failure(&report).contains("hunter2"),
+        "{}",
+        failure(&report)
+    );
+    assert_eq!(report.summary.status, Status::Failed);
+    url.set_port(Some(1)).expect("set");
+    let report = world.run(&[(Setting::DatabaseUrl, url.as_str())]).await;
+    assert!(
+        failure(&report).contains("could not connect"),
+        "{}",
+        failure(&report)
+    );
+    assert_eq!(deletions(&world), 0);
+}
+
+#[tokio::test]
+async fn a_fresh_check_asks_no_other_database_than_the_snapshot_did() {
+    let world = world().await;
+    let settings = world.settings(&[]);
+    let database = Database::new(settings.database_url.clone());
+    let snapshot = Snapshot::open(&database, &settings.references)
+        .await
+        .expect("opened");
+    let same = snapshot.identity().clone();
+    let others = [
+        Identity {
+            system_identifier: "1".to_owned(),
+            ..same.clone()
+        },
+        Identity {
+            database: "restored".to_owned(),
+            ..same.clone()
+        },
+        Identity {
+            standby: true,
+            ..same.clone()
+        },
+    ];
+    let key = ObjectKey::new("a.png");
+    for identity in [same].into_iter().chain(others) {
+        let known = identity == *snapshot.identity();
+        let mut check = PrimaryCheck::new(
+            database.clone(),
+            settings.references.clone(),
+            settings.rules.clone(),
+            identity,
+        );
+        assert_eq!(check.referenced(&[&key]).await.is_ok(), known);
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_snapshot_lost_rows_deletes_nothing() {
+    let world = world().await;
+    let mut other = world.connect().await;
+    let work = "BEGIN; LOCK TABLE images IN ACCESS EXCLUSIVE MODE; TRUNCATE images; INSERT INTO images VALUES ('a.png'), ('b.png')";
+    other.execute(sqlx::raw_sql(work)).await.expect("worked");
+    let (report, ()) = tokio::join!(
+        Box::pin(world.run(&[])),
+        commit_when_awaited(&world, &mut other)
+    );
+    assert!(
+        failure(&report).contains("images was truncated or rewritten"),
+        "{}",
+        failure(&report)
+    );
+    assert_eq!((world.keys().len(), deletions(&world)), (3, 0));
+}

@@ -1,0 +1,636 @@
+//! What a sweep does when time passes or its helpers fail, with time under the test's hand.
+//!
+//! The real sweep, with fakes for what the real servers cannot be made to do on demand.
+#![cfg(feature = "demo")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use orphan_sweeper::guards::Limits;
+use orphan_sweeper::hands::{
+    BatchFault, CheckError, Current, Delete, FreshCheck, Look, LookError, Record, RecordError,
+};
+use orphan_sweeper::key::ObjectKey;
+use orphan_sweeper::merge::Findings;
+use orphan_sweeper::object::{ETag, Orphan, Outcome};
+use orphan_sweeper::plan::{ApprovedPlan, PlanBuilder};
+use orphan_sweeper::reconcile::{BatchAnswer, DeletedKey, KeyError};
+use orphan_sweeper::stop::Stop;
+use orphan_sweeper::summary::Counts;
+use orphan_sweeper::sweep::{Hands, Judged, Pace, SweepError, SweepReport, sweep};
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+/// What the fakes share: the bucket, the rows, and what was asked.
+#[derive(Default)]
+struct World {
+    /// ETag and time of each object.
+    objects: BTreeMap<String, (String, Timestamp)>,
+    rows: BTreeSet<String>,
+    /// How the next batches end; then they succeed.
+    faults: Vec<BatchFault>,
+    /// Keys that no look can reach.
+    hidden: BTreeSet<String>,
+    /// Keys over which our marker stands.
+    markers: BTreeSet<String>,
+    /// How long each look takes.
+    look_takes: Duration,
+    /// How long each single deletion takes.
+    alone_takes: Duration,
+    /// When batches were sent, and with which keys.
+    sent: Vec<(Instant, Vec<String>)>,
+    alone: Vec<String>,
+    looked: Vec<String>,
+    written: Vec<(Orphan, Outcome)>,
+    check: Check,
+}
+
+#[derive(Default, Clone, Copy)]
+enum Check {
+    #[default]
+    Answers,
+    Fails,
+    Hangs,
+    AnswersTooLittle,
+}
+
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<World>>);
+
+impl Fake {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().expect("no test panicked with it")
+    }
+
+    fn answer(&self, orphans: &[Orphan]) -> BatchAnswer {
+        let mut world = self.world();
+        let mut answer = BatchAnswer::default();
+        for orphan in orphans {
+            let key = orphan.key.as_str().to_owned();
+            assert!(!world.rows.contains(&key), "{key} is referenced");
+            match world
+                .objects
+                .get(&key)
+                .map(|(etag, _)| etag == orphan.etag.as_str())
+            {
+                Some(true) => {
+                    world.objects.remove(&key);
+                    answer.deleted.push(DeletedKey {
+                        marker: Some(format!("marker of {key}")),
+                        key,
+                    });
+                }
+                Some(false) => answer.errors.push(KeyError {
+                    key,
+                    code: "PreconditionFailed".to_owned(),
+                    message: String::new(),
+                }),
+                None => answer.errors.push(KeyError {
+                    key,
+                    code: "NoSuchKey".to_owned(),
+                    message: String::new(),
+                }),
+            }
+        }
+        answer
+    }
+}
+
+impl Look for Fake {
+    async fn look(&self, key: &ObjectKey) -> Result<Current, LookError> {
+        let takes = self.world().look_takes;
+        tokio::time::sleep(takes).await;
+        let mut world = self.world();
+        world.looked.push(key.as_str().to_owned());
+        if world.hidden.contains(key.as_str()) {
+            return Err(LookError {
+                code: Some("AccessDenied".to_owned()),
+                message: "hidden".to_owned(),
+            });
+        }
+        Ok(match world.objects.get(key.as_str()) {
+            Some((etag, at)) => Current::Present {
+                etag: Some(ETag::new(etag.as_str())),
+                last_modified: Some(*at),
+            },
+            None => Current::Absent,
+        })
+    }
+}
+
+impl Delete for Fake {
+    async fn delete_batch(&self, orphans: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
+        let fault = {
+            let mut world = self.world();
+            let keys = orphans
+                .iter()
+                .map(|orphan| orphan.key.as_str().to_owned())
+                .collect();
+            world.sent.push((Instant::now(), keys));
+            if world.faults.is_empty() {
+                None
+            } else {
+                Some(world.faults.remove(0))
+            }
+        };
+        match fault {
+            Some(fault) => Err(fault),
+            None => Ok(self.answer(orphans)),
+        }
+    }
+
+    async fn delete_alone(&self, orphan: &Orphan) -> Result<BatchAnswer, BatchFault> {
+        let takes = self.world().alone_takes;
+        tokio::time::sleep(takes).await;
+        self.world().alone.push(orphan.key.as_str().to_owned());
+        Ok(self.answer(std::slice::from_ref(orphan)))
+    }
+
+    async fn marker_over(
+        &self,
+        orphan: &Orphan,
+        _since: Timestamp,
+    ) -> Result<Option<String>, LookError> {
+        let found = self.world().markers.contains(orphan.key.as_str());
+        Ok(found.then(|| "ours".to_owned()))
+    }
+}
+
+impl FreshCheck for Fake {
+    async fn referenced(&mut self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
+        let check = self.world().check;
+        match check {
+            Check::Answers => Ok(keys
+                .iter()
+                .map(|key| self.world().rows.contains(key.as_str()))
+                .collect()),
+            Check::Fails => Err(CheckError("no connection".into())),
+            Check::AnswersTooLittle => Ok(Vec::new()),
+            Check::Hangs => std::future::pending().await,
+        }
+    }
+}
+
+/// Writes down, or fails from the start.
+struct Ledger(Fake, bool);
+
+impl Record for Ledger {
+    async fn outcomes(
+        &self,
+        _batch: u64,
+        settled: &[(Orphan, Outcome)],
+    ) -> Result<(), RecordError> {
+        if self.1 {
+            return Err(RecordError {
+                context: "outcomes".to_owned(),
+                source: "disk full".into(),
+            });
+        }
+        self.0.world().written.extend(settled.iter().cloned());
+        Ok(())
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("a time")
+}
+
+const CUTOFF: i64 = 1_000;
+
+fn key(index: usize) -> String {
+    format!("{index:04}.png")
+}
+
+/// A plan of these keys, each an object of second 10 with the tag `"e"`.
+fn plan(fake: &Fake, keys: &[String]) -> ApprovedPlan {
+    let mut builder = PlanBuilder::new(None).expect("a file");
+    for key in keys {
+        fake.world()
+            .objects
+            .insert(key.clone(), ("\"e\"".to_owned(), at(10)));
+        let orphan = Orphan {
+            key: ObjectKey::new(key.as_str()),
+            etag: ETag::new("\"e\""),
+            size: 1,
+            last_modified: at(10),
+        };
+        let counts = Counts {
+            listed: 1,
+            orphans: 1,
+            references: 1,
+            ..Counts::default()
+        };
+        let findings = Findings {
+            counts,
+            orphans: vec![orphan],
+            ..Findings::default()
+        };
+        builder.add(findings).expect("written");
+    }
+    // One referenced object, so that no guard says no.
+    let counts = Counts {
+        listed: 1,
+        referenced: 1,
+        references: 1,
+        ..Counts::default()
+    };
+    builder
+        .add(Findings {
+            counts,
+            newest_referenced: Some(at(10)),
+            ..Findings::default()
+        })
+        .expect("written");
+    let limits = Limits {
+        max_orphan_percent: 100.0,
+        max_dangling_percent: 100.0,
+        allow_newer_orphans: true,
+    };
+    builder
+        .finish()
+        .expect("written")
+        .approve(&limits)
+        .expect("approved")
+}
+
+fn keys(count: usize) -> Vec<String> {
+    (0..count).map(key).collect()
+}
+
+struct Case {
+    fake: Fake,
+    plan: ApprovedPlan,
+    listed_since: Option<Instant>,
+    pace: Pace,
+    stop: Stop,
+    ledger_fails: bool,
+}
+
+impl Case {
+    fn of(keys: &[String]) -> Self {
+        let fake = Fake::default();
+        let plan = plan(&fake, keys);
+        let pace = Pace {
+            batches_at_once: 2,
+            looks_at_once: 4,
+            batch_size: 100,
+        };
+        Self {
+            fake,
+            plan,
+            listed_since: Some(Instant::now()),
+            pace,
+            stop: Stop::never(),
+            ledger_fails: false,
+        }
+    }
+
+    async fn run(&self) -> SweepReport {
+        let mut check = self.fake.clone();
+        let hands = Hands {
+            delete: &self.fake,
+            check: &mut check,
+            record: &Ledger(self.fake.clone(), self.ledger_fails),
+        };
+        let judged = Judged {
+            cutoff: at(CUTOFF),
+            listed_since: self.listed_since,
+            started: at(CUTOFF),
+        };
+        let report = sweep(&self.plan, judged, hands, self.pace, &self.stop, |_| {}).await;
+        let counts = Counts {
+            orphans: self.plan.plan().spool().len(),
+            ..report.counts
+        };
+        assert_eq!(
+            counts.asked() + counts.deferred,
+            counts.orphans,
+            "every orphan has one outcome: {report:?}"
+        );
+        report
+    }
+
+    fn sent(&self) -> usize {
+        let world = self.fake.world();
+        world.sent.len() + world.alone.len()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_minute_ages_are_read_again() {
+    let case = Case::of(&keys(6));
+    {
+        let mut world = case.fake.world();
+        let young = ("\"e\"".to_owned(), at(CUTOFF));
+        world.objects.insert(key(1), young);
+        world
+            .objects
+            .insert(key(2), ("\"other\"".to_owned(), at(10)));
+        world.objects.remove(&key(3));
+        world.hidden.insert(key(4));
+    }
+    tokio::time::advance(Duration::from_secs(61)).await;
+    let counts = case.run().await.counts;
+    assert_eq!(
+        [counts.deleted, counts.spared, counts.gone, counts.failed],
+        [2, 2, 1, 1]
+    );
+    assert!(
+        case.fake.world().objects.contains_key(&key(1)),
+        "the same bytes, uploaded again"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn shortly_after_the_listing_nobody_looks_unless_conditions_are_ignored() {
+    let case = Case::of(&keys(3));
+    tokio::time::advance(Duration::from_secs(29)).await;
+    assert_eq!(case.run().await.counts.deleted, 3);
+    assert_eq!(case.fake.world().looked.len(), 0);
+
+    let case = Case {
+        listed_since: None,
+        ..Case::of(&keys(3))
+    };
+    assert_eq!(case.run().await.counts.deleted, 3);
+    assert_eq!(case.fake.world().looked.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_on_a_check_that_is_no_longer_fresh() {
+    let case = Case {
+        listed_since: None,
+        ..Case::of(&keys(8))
+    };
+    case.fake.world().look_takes = Duration::from_secs(31);
+    let report = case.run().await;
+    assert!(
+        matches!(report.error, Some(SweepError::Stale)),
+        "{report:?}"
+    );
+    assert_eq!((case.sent(), report.counts.deferred), (0, 8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_fails_hangs_or_answers_too_little_sends_nothing() {
+    for check in [Check::Fails, Check::Hangs, Check::AnswersTooLittle] {
+        let case = Case::of(&keys(3));
+        case.fake.world().check = check;
+        let report = case.run().await;
+        assert!(
+            matches!(report.error, Some(SweepError::Check(_))),
+            "{report:?}"
+        );
+        assert_eq!((case.sent(), report.counts.deferred), (0, 3));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_ten_spared_in_a_batch_is_a_wrong_snapshot() {
+    for (rows, wrong) in [(10, false), (11, true)] {
+        let case = Case::of(&keys(100));
+        case.fake.world().rows.extend(keys(rows));
+        let report = case.run().await;
+        assert_eq!(
+            matches!(report.error, Some(SweepError::SnapshotWrong { .. })),
+            wrong,
+            "{report:?}"
+        );
+        assert_eq!(case.sent(), usize::from(!wrong));
+        assert_eq!(report.counts.spared, rows as u64);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_batch_is_sent_again_but_never_on_a_stale_check() {
+    let slow = || BatchFault::Throttled {
+        code: "SlowDown".to_owned(),
+    };
+    let case = Case::of(&keys(3));
+    case.fake.world().faults = vec![slow(), slow(), slow()];
+    assert_eq!(case.run().await.counts.deleted, 3);
+
+    // Looking takes so long that the check is nearly a minute old at the first request.
+    let case = Case {
+        listed_since: None,
+        ..Case::of(&keys(3))
+    };
+    case.fake.world().look_takes = Duration::from_secs(50);
+    case.fake.world().faults = vec![slow(); 1_000];
+    let began = Instant::now();
+    let report = case.run().await;
+    assert_eq!(
+        (report.counts.failed, report.problems[0].code.as_str()),
+        (3, "SlowDown")
+    );
+    let world = case.fake.world();
+    assert!(
+        world
+            .sent
+            .iter()
+            .all(|(at, _)| at.duration_since(began) < Duration::from_mins(1))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_batch_is_halved_down_to_single_deletions() {
+    let unreadable = BatchFault::Unreadable {
+        code: "MalformedXML".to_owned(),
+        message: String::new(),
+    };
+    let case = Case::of(&keys(5));
+    case.fake.world().faults = vec![unreadable; 1_000];
+    assert_eq!(case.run().await.counts.deleted, 5);
+    assert_eq!(
+        case.fake
+            .world()
+            .alone
+            .iter()
+            .cloned()
+            .collect::<BTreeSet<_>>(),
+        keys(5).into_iter().collect()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_xml_cannot_carry_is_deleted_alone() {
+    let hostile: Vec<String> = ["a\u{1}", "b\n", "c\u{ffff}", "d\u{7f}"]
+        .map(str::to_owned)
+        .to_vec();
+    let case = Case::of(&[hostile.clone(), keys(2)].concat());
+    assert_eq!(case.run().await.counts.deleted, 6);
+    let world = case.fake.world();
+    assert_eq!(
+        world.alone.iter().collect::<BTreeSet<_>>(),
+        hostile.iter().collect()
+    );
+    assert!(
+        world
+            .sent
+            .iter()
+            .all(|(_, sent)| sent.iter().all(|key| !hostile.contains(key)))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_settled_by_what_is_there() {
+    let case = Case::of(&keys(5));
+    {
+        let mut world = case.fake.world();
+        world.faults = vec![BatchFault::Lost {
+            message: "reset".to_owned(),
+        }];
+        world.objects.remove(&key(0));
+        world.markers.insert(key(0));
+        world.objects.remove(&key(1));
+        world
+            .objects
+            .insert(key(2), ("\"other\"".to_owned(), at(10)));
+        world.hidden.insert(key(3));
+    }
+    let counts = case.run().await.counts;
+    assert_eq!(
+        [counts.deleted, counts.gone, counts.spared, counts.unknown],
+        [1, 1, 1, 2]
+    );
+    assert_eq!(case.sent(), 1, "never asked again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_refused_ends_the_sweep() {
+    let case = Case::of(&keys(500));
+    case.fake.world().faults = vec![BatchFault::Refused {
+        code: "AccessDenied".to_owned(),
+        message: String::new(),
+    }];
+    let report = case.run().await;
+    assert!(
+        matches!(report.error, Some(SweepError::Refused { .. })),
+        "{report:?}"
+    );
+    assert_eq!(
+        [
+            report.counts.failed,
+            report.counts.deleted,
+            report.counts.deferred
+        ],
+        [100, 100, 300]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_fails_ends_the_sweep_with_true_counts() {
+    let case = Case {
+        ledger_fails: true,
+        ..Case::of(&keys(500))
+    };
+    let report = case.run().await;
+    assert!(
+        matches!(report.error, Some(SweepError::Record(_))),
+        "{report:?}"
+    );
+    assert_eq!([report.counts.deleted, report.counts.deferred], [200, 300]);
+    assert_eq!(case.fake.world().objects.len(), 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_defers_the_rest() {
+    let case = Case {
+        stop: Stop::at(Instant::now()),
+        ..Case::of(&keys(3))
+    };
+    let report = case.run().await;
+    assert!(report.stopped && report.error.is_none());
+    assert_eq!((case.sent(), report.counts.deferred), (0, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn single_deletions_end_when_the_check_is_a_minute_old() {
+    let hostile: Vec<String> = (0..5).map(|index| format!("{index}\u{1}")).collect();
+    let case = Case::of(&hostile);
+    case.fake.world().alone_takes = Duration::from_secs(25);
+    let report = case.run().await;
+    assert!(
+        matches!(report.error, Some(SweepError::Stale)),
+        "{report:?}"
+    );
+    assert_eq!([report.counts.deleted, report.counts.deferred], [3, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_after_the_last_window_stops_nothing() {
+    let case = Case {
+        stop: Stop::at(Instant::now() + Duration::from_secs(1)),
+        listed_since: None,
+        ..Case::of(&keys(3))
+    };
+    case.fake.world().look_takes = Duration::from_secs(2);
+    let report = case.run().await;
+    assert!(!report.stopped && report.error.is_none(), "{report:?}");
+    assert_eq!(report.counts.deleted, 3);
+}
+
+fn fault() -> impl Strategy<Value = BatchFault> {
+    prop_oneof![
+        Just(BatchFault::Throttled {
+            code: "SlowDown".to_owned()
+        }),
+        Just(BatchFault::Unreadable {
+            code: "MalformedXML".to_owned(),
+            message: String::new()
+        }),
+        Just(BatchFault::Refused {
+            code: "AccessDenied".to_owned(),
+            message: String::new()
+        }),
+        Just(BatchFault::Lost {
+            message: "reset".to_owned()
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever fails: each orphan ends in one count, `deleted` means that it is gone from the
+    /// bucket under its own tag, and what is left in the plan's state is still there. That no
+    /// referenced key is ever sent, the fake asserts itself.
+    #[test]
+    fn whatever_fails_the_counts_are_true(
+        count in 0_usize..40,
+        changed in proptest::collection::btree_set(0_usize..40, 0..6),
+        rows in proptest::collection::btree_set(0_usize..40, 0..6),
+        faults in proptest::collection::vec(fault(), 0..6),
+        old in any::<bool>(),
+        batches_at_once in 1_usize..4,
+        batch_size in 1_usize..12,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        runtime.block_on(async {
+            let mut case = Case::of(&keys(count));
+            case.pace = Pace { batches_at_once, looks_at_once: 2, batch_size };
+            {
+                let mut world = case.fake.world();
+                world.faults = faults;
+                world.rows = rows.into_iter().map(key).collect();
+                for index in changed.into_iter().filter(|index| *index < count) {
+                    world.objects.insert(key(index), ("\"other\"".to_owned(), at(10)));
+                }
+            }
+            if old {
+                tokio::time::advance(Duration::from_secs(61)).await;
+            }
+            let before = case.fake.world().objects.len();
+            let report = case.run().await;
+            let world = case.fake.world();
+            prop_assert_eq!(before - world.objects.len(), usize::try_from(report.counts.deleted).expect("few"));
+            for (orphan, outcome) in &world.written {
+                let there = world.objects.contains_key(orphan.key.as_str());
+                prop_assert_eq!(there, !matches!(outcome, Outcome::Deleted { .. } | Outcome::Gone), "{:?} {:?}", orphan, outcome);
+            }
+            Ok(())
+        })?;
+    }
+}
