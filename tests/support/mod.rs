@@ -12,6 +12,7 @@ pub mod runtime_api;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
@@ -186,9 +187,11 @@ impl World {
     }
 }
 
-/// A time so many hours back.
+/// A time so many hours before the tests began: objects of one age are of one time, however
+/// long it takes to put them, or the guards would tell some from others.
 pub fn ago(hours: i64) -> Timestamp {
-    Timestamp::now() - SignedDuration::from_hours(hours)
+    static BEGAN: OnceLock<Timestamp> = OnceLock::new();
+    *BEGAN.get_or_init(Timestamp::now) - SignedDuration::from_hours(hours)
 }
 
 /// What is wrong, as one line, of a run that failed.
