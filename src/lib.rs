@@ -71,7 +71,7 @@
 //! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`] | the words |
 //! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`] | one world each |
-//! | composition | [`settings`], [`event`], [`failure`], [`run`](mod@run), [`doctor`] | both worlds |
+//! | composition | [`settings`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
 //!
 //! [`upload`] is the service's side: where orphans come from.
@@ -107,6 +107,7 @@ pub mod stop;
 pub mod summary;
 pub mod sweep;
 pub mod upload;
+pub mod world;
 
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -12,20 +12,20 @@ use crate::chain::chain;
 use crate::dangling;
 use crate::failure::RunError;
 use crate::guards::{self, Ground};
+use crate::hands::{Delete, FreshCheck, Identity, Journal, Look, ReferenceSnapshot};
 use crate::judge::judge;
-use crate::ledger::Ledger;
+use crate::listing::Pages;
 use crate::manifest::{self, Header, sha256};
 use crate::mark::{Marking, chunks};
 use crate::merge::Criteria;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
-use crate::postgres::{Database, Identity, PrimaryCheck, Snapshot};
 use crate::probe::{Probe, probe};
 use crate::progress::Progress;
-use crate::s3::{Bucket, Deleter};
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::summary::{Counts, MAX_PROBLEMS, Problem, Refusal, Status, SumError, Summary};
 use crate::sweep::{Hands, Judged, MAX_BATCH, Pace, SweepError, sweep};
+use crate::world::{Production, World};
 
 /// References in a range: nine pages' worth, so that the page which straddles a cut, and is
 /// listed twice, stays a small part of the whole.
@@ -54,19 +54,30 @@ enum End {
     Stopped,
 }
 
-/// Runs once. Every error is in the report: a run always has an answer.
+/// Runs once in the world that the settings name. Every error is in the report: a run always
+/// has an answer.
 pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &Progress) -> Report {
+    run_in(&Production::new(settings, client), settings, stop, progress).await
+}
+
+/// Runs once in this world.
+pub async fn run_in<W: World>(
+    world: &W,
+    settings: &Settings,
+    stop: &Stop,
+    progress: &Progress,
+) -> Report {
     let began = Instant::now();
     let run_id = Uuid::now_v7();
-    let started_at = Timestamp::now();
-    let ledger = Ledger::new(&settings.report, client, run_id);
+    let started_at = world.now();
+    let journal = world.journal(run_id);
     tracing::info!(%run_id, bucket = settings.bucket(), prefix = %settings.scope.prefix(), dry_run = settings.allowed.dry_run, "started a run");
 
     let mut run = Run {
         settings,
         stop,
         progress,
-        ledger: &ledger,
+        journal: &journal,
         run_id,
         started_at,
         cutoff: None,
@@ -74,7 +85,7 @@ pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &P
         counts: Counts::default(),
         problems: Vec::new(),
     };
-    let mut ended = run.carry_out(client).await;
+    let mut ended = run.carry_out(world).await;
     if !run.swept {
         // What was found and not asked about waits for another run.
         run.counts.deferred = run.counts.orphans;
@@ -104,10 +115,10 @@ pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &P
         counts: run.counts,
         refusal: refusals.first().cloned(),
         errors: run.problems,
-        report: ledger.location(""),
+        report: journal.location(),
     };
     summary.name(error.as_ref());
-    if let Err(unwritten) = ledger.summary(&summary).await {
+    if let Err(unwritten) = journal.summary(&summary).await {
         // The deletions stand as counted; only their record is missing.
         status = Status::Failed;
         let unwritten = RunError::from(unwritten);
@@ -177,11 +188,11 @@ impl Summary {
 
 /// What becomes known in the course of a run.
 #[expect(clippy::struct_field_names, reason = "the contract calls it `run_id`")]
-struct Run<'run> {
+struct Run<'run, J> {
     settings: &'run Settings,
     stop: &'run Stop,
     progress: &'run Progress,
-    ledger: &'run Ledger,
+    journal: &'run J,
     run_id: Uuid,
     started_at: Timestamp,
     cutoff: Option<Timestamp>,
@@ -191,26 +202,14 @@ struct Run<'run> {
     problems: Vec<Problem>,
 }
 
-impl Run<'_> {
-    async fn carry_out(&mut self, client: &Client) -> Result<End, RunError> {
+impl<J: Journal> Run<'_, J> {
+    async fn carry_out<W: World>(&mut self, world: &W) -> Result<End, RunError> {
         let settings = self.settings;
-        let bucket = Bucket::new(
-            client.clone(),
-            settings.bucket(),
-            settings.scope.prefix().clone(),
-        );
-        let database = Database::new(settings.database_url.clone());
-        if settings.database_url.is_unverified() {
-            tracing::warn!(
-                host = settings.database_url.host(),
-                "the address of the database asks for less than sslmode=verify-full: somebody on the way could answer in its place"
-            );
-        }
         let stop = self.stop;
-        let Some((versioning, storage_now)) = unless(stop, bucket.ground()).await? else {
+        let Some((versioning, storage_now)) = unless(stop, world.ground()).await? else {
             return Ok(End::Stopped);
         };
-        let local_now = Timestamp::now();
+        let local_now = world.now();
         let ground = Ground {
             local_now,
             storage_now,
@@ -227,8 +226,7 @@ impl Run<'_> {
 
         // The snapshot is taken after the cutoff was fixed, so that it sees every row that
         // will ever name an object older than it.
-        let opened = Snapshot::open(&database, &settings.references);
-        let Some(snapshot) = unless(stop, opened).await? else {
+        let Some(snapshot) = unless(stop, world.snapshot()).await? else {
             return Ok(End::Stopped);
         };
         let identity = snapshot.identity().clone();
@@ -244,21 +242,16 @@ impl Run<'_> {
         }
 
         let listed_since = Instant::now();
-        let mut check = PrimaryCheck::new(
-            database,
-            settings.references.clone(),
-            settings.rules.clone(),
-            identity.clone(),
-        );
-        let planned = self.plan(&bucket, snapshot, &criteria, &mut check);
+        let mut check = world.check(&identity);
+        let planned = self.plan(world.bucket(), snapshot, &criteria, &mut check);
         let Some(plan) = unless(stop, planned).await? else {
             return Ok(End::Stopped);
         };
-        self.ledger
+        self.journal
             .plan(&self.header(&identity, cutoff, &plan), plan.spool())
             .await?;
         if !plan.dangling().is_empty() {
-            self.ledger.dangling(plan.dangling()).await?;
+            self.journal.dangling(plan.dangling()).await?;
         }
         let approved = match plan.approve(&settings.limits) {
             Ok(approved) => approved,
@@ -270,7 +263,7 @@ impl Run<'_> {
         if approved.plan().spool().is_empty() {
             return Ok(End::Done);
         }
-        let deleter = Deleter::new(bucket);
+        let deleter = world.deleter(&approved);
         let honoured = match probe(&deleter, settings.scope.prefix()).await {
             Probe::Honoured => true,
             Probe::Unclear => {
@@ -298,10 +291,10 @@ impl Run<'_> {
     /// deletes.
     async fn plan(
         &mut self,
-        bucket: &Bucket,
-        mut snapshot: Snapshot,
+        bucket: &(impl Pages + Look + Sync),
+        mut snapshot: impl ReferenceSnapshot,
         criteria: &Criteria,
-        check: &mut PrimaryCheck,
+        check: &mut impl FreshCheck,
     ) -> Result<Plan, RunError> {
         let settings = self.settings;
         let mut builder = PlanBuilder::new(settings.max_delete)?;
@@ -312,7 +305,7 @@ impl Run<'_> {
                 per_chunk: REFERENCES_PER_RANGE,
             };
             let names = snapshot.names(settings.rules.keep_order()).await?;
-            let chunks = chunks(Box::pin(names), marking);
+            let chunks = chunks(names, marking);
             let counts = &mut self.counts;
             let note = |so_far: &Counts| {
                 *counts = *so_far;
@@ -347,8 +340,8 @@ impl Run<'_> {
         &mut self,
         plan: &ApprovedPlan,
         judged: Judged,
-        deleter: &Deleter,
-        check: &mut PrimaryCheck,
+        deleter: &(impl Delete + Sync),
+        check: &mut impl FreshCheck,
     ) -> Result<End, RunError> {
         let concurrency = self.settings.concurrency;
         let pace = Pace {
@@ -359,7 +352,7 @@ impl Run<'_> {
         let hands = Hands {
             delete: deleter,
             check,
-            record: self.ledger,
+            record: self.journal,
         };
         let swept = sweep(plan, judged, hands, pace, self.stop, |counts| {
             self.progress.swept(counts);
