@@ -358,11 +358,15 @@ impl Window {
             }
         }
         report.problems.truncate(crate::summary::MAX_PROBLEMS);
-        for batch in &self.batches {
-            record.outcomes(*number, batch).await?;
-            *number += 1;
-        }
-        Ok(())
+        let first = *number;
+        *number += self.batches.len() as u64;
+        // At once, and all of them: what one place refuses may be written in another.
+        let written: Vec<Result<(), RecordError>> = stream::iter(self.batches.iter().zip(first..))
+            .map(|(batch, number)| record.outcomes(number, batch))
+            .buffer_unordered(self.batches.len().max(1))
+            .collect()
+            .await;
+        written.into_iter().collect()
     }
 }
 
