@@ -69,7 +69,7 @@
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`], [`chain`](mod@chain) | nothing |
 //! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) with its `throttle` | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`] | one world each |
 //! | composition | [`settings`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
@@ -106,6 +106,7 @@ pub mod sorting;
 pub mod stop;
 pub mod summary;
 pub mod sweep;
+mod throttle;
 pub mod upload;
 pub mod world;
 
