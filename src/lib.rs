@@ -76,6 +76,7 @@
 //!
 //! [`upload`] is the service's side: where orphans come from.
 
+pub mod archive;
 pub mod chain;
 pub mod dangling;
 pub mod doctor;
@@ -96,8 +97,13 @@ pub mod plan;
 pub mod postgres;
 pub mod probe;
 pub mod progress;
+pub mod recheck;
 pub mod reconcile;
 pub mod references;
+pub mod restore;
+pub mod retention;
+pub mod review;
+pub mod reviewed;
 pub mod run;
 pub mod s3;
 pub mod scope;
@@ -106,7 +112,10 @@ pub mod sorting;
 pub mod stop;
 pub mod summary;
 pub mod sweep;
+pub mod undelete;
+pub mod undo;
 pub mod upload;
+pub mod uploads;
 pub mod world;
 
 #[cfg(feature = "cli")]
