@@ -133,8 +133,9 @@ async fn run_of<W: World>(
         },
     };
     let mut ended = match reviewed {
-        None => run.carry_out(world).await,
-        Some(reviewed) => run.apply(world, reviewed).await,
+        // Boxed: the futures are large, and deeply nested.
+        None => Box::pin(run.carry_out(world)).await,
+        Some(reviewed) => Box::pin(run.apply(world, reviewed)).await,
     };
     if !run.swept {
         // What was found and not asked about waits for another run.
