@@ -111,10 +111,9 @@ pub async fn undelete(
         Verdict::Below(marker) => {
             let stands = hands.has_version(&orphan.key, marker).await?;
             return Ok(match (&top.newest, stands) {
-                (Some(_), true) => Undone::Newer,
-                (newest, false) if is_object(newest.as_ref(), &orphan.etag) => Undone::Present,
-                (Some(_), false) => Undone::Newer,
                 (None, _) => Undone::Lost,
+                (newest, false) if is_object(newest.as_ref(), &orphan.etag) => Undone::Present,
+                (Some(_), _) => Undone::Newer,
             });
         }
         Verdict::Remove(marker) => marker,

@@ -437,6 +437,7 @@ async fn healthy() -> World {
 #[tokio::test]
 async fn the_doctor_finds_a_healthy_world_healthy_and_changes_nothing() {
     let world = healthy().await;
+    world.server.expire_noncurrent_after(BUCKET, 30);
     world.server.create_bucket("ledgers");
     for report in [
         world.ledger.path().display().to_string(),
@@ -447,6 +448,8 @@ async fn the_doctor_finds_a_healthy_world_healthy_and_changes_nothing() {
         for about in [
             "bucket",
             "versioning",
+            "undo",
+            "uploads",
             "listing",
             "s3:GetObject",
             "s3:DeleteObject",

@@ -1,5 +1,6 @@
 //! `apply`: what a reviewed plan lists is deleted.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -81,7 +82,7 @@ pub(super) async fn apply(args: ApplyArgs) -> anyhow::Result<u8> {
     let manifest = read(&args.manifest, &raw, &client).await?;
     let settings = for_manifest(&raw, manifest.header(), state_folder())?;
     let except = match &args.except {
-        None => Default::default(),
+        None => HashSet::new(),
         Some(path) => File::open(path)
             .map_err(ExceptError::from)
             .and_then(|file| read_exceptions(BufReader::new(file)))

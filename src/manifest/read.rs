@@ -303,13 +303,13 @@ mod tests {
             ),
             (
                 written(&KEYS, |header| {
-                    header.cutoff = Timestamp::from_second(5).unwrap()
+                    header.cutoff = Timestamp::from_second(5).unwrap();
                 }),
                 "not older than the cutoff",
             ),
             (
                 written(&KEYS, |header| {
-                    header.cutoff = Timestamp::from_second(21).unwrap()
+                    header.cutoff = Timestamp::from_second(21).unwrap();
                 }),
                 "later than its start",
             ),

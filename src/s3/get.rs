@@ -20,7 +20,7 @@ pub struct GetError {
 }
 
 impl GetError {
-    fn new(code: &str, message: impl ToString) -> Self {
+    fn new(code: &str, message: &(impl ToString + ?Sized)) -> Self {
         Self {
             code: code.to_owned(),
             message: message.to_string(),
@@ -67,31 +67,14 @@ pub async fn get_file(
         .send()
         .await
         .map_err(|error| failed(&error))?;
-    let local = |error: std::io::Error| GetError::new("File", error);
+    let local = |error: std::io::Error| GetError::new("File", &error);
     let mut file = File::create(to).await.map_err(local)?;
     while let Some(bytes) = answer.body.next().await {
-        let bytes = bytes.map_err(|error| GetError::new("Body", crate::chain::chain(&error)))?;
+        let bytes = bytes.map_err(|error| GetError::new("Body", &crate::chain::chain(&error)))?;
         file.write_all(&bytes).await.map_err(local)?;
     }
     file.flush().await.map_err(local)?;
     Ok(answer.last_modified.and_then(timestamp))
-}
-
-/// Reads a small object.
-///
-/// # Errors
-/// S3 refuses, does not answer, or breaks off.
-pub async fn get(client: &Client, bucket: &str, key: &str) -> Result<Vec<u8>, GetError> {
-    let answer = client
-        .get_object()
-        .bucket(bucket)
-        .key(key)
-        .send()
-        .await
-        .map_err(|error| failed(&error))?;
-    let body = answer.body.collect().await;
-    body.map(|body| body.to_vec())
-        .map_err(|error| GetError::new("Body", crate::chain::chain(&error)))
 }
 
 /// The keys below a prefix that this program itself named, with the times of their objects.
