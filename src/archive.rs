@@ -160,6 +160,12 @@ impl Archive {
                 place: self.shown(&name),
                 source,
             })?;
+        if manifest.header().run_id != run_id {
+            return Err(ArchiveError::Manifest {
+                place: self.shown(&name),
+                source: ManifestError::Changed("it is another run's"),
+            });
+        }
         Ok((manifest, written))
     }
 

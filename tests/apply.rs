@@ -560,6 +560,10 @@ async fn what_contradicts_the_manifest_is_refused_in_one_line_before_anything_is
             "0199c0de-0000-7000-8000-000000000000",
             "MANIFEST: there is no",
         ),
+        (
+            "s3://ledgers/runs/1/plan.jsonl",
+            "MANIFEST: a manifest in a bucket is given by its run's id",
+        ),
     ] {
         complaint(&environment(&[]).cli(&["apply", path]).await, expected);
     }

@@ -601,9 +601,15 @@ async fn the_command_line_says_what_became_of_it() {
         assert!(ended.stderr.contains(expected), "{expected}: {ended:?}");
         assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
     }
-    // A torn manifest restores nothing.
+    // Another run's manifest, or a torn one, restores nothing.
     let plan = Path::new(&report.summary.report).join("plan.jsonl");
     let text = std::fs::read_to_string(&plan).expect("a plan");
+    let elsewhere = world.ledger.path().join("runs").join(&other);
+    std::fs::create_dir(&elsewhere).expect("a folder");
+    std::fs::write(elsewhere.join("plan.jsonl"), &text).expect("written");
+    let ended = environment().cli(&["restore", &other]).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("it is another run's"), "{ended:?}");
     std::fs::write(&plan, &text[..text.len() - 20]).expect("written");
     let ended = environment().cli(&["restore", &run_id]).await;
     assert_eq!(ended.code, Some(2), "{ended:?}");

@@ -106,17 +106,27 @@ pub(super) async fn apply(args: ApplyArgs) -> anyhow::Result<u8> {
 
 /// A file, or a run of the ledger.
 async fn read(text: &str, raw: &RawSettings, client: &Client) -> anyhow::Result<Manifest> {
-    let unusable = |error: &dyn std::error::Error| ConfigError::new("MANIFEST", chain(error));
+    let unusable = |problem: String| anyhow::Error::from(ConfigError::new("MANIFEST", problem));
     if let Ok(run_id) = text.parse::<Uuid>() {
         let report = report_location(raw, state_folder())?;
         let read = Archive::new(&report, client).manifest(run_id).await;
         return read.map_err(|error| match error {
             ArchiveError::Unreadable { .. } => error.into(),
-            error => unusable(&error).into(),
+            ArchiveError::Absent { .. } => unusable(chain(&error)),
+            ArchiveError::Manifest { .. } => unusable(format!("{}; plan again", chain(&error))),
         });
+    }
+    if text.starts_with("s3://") {
+        return Err(unusable(
+            "a manifest in a bucket is given by its run's id, and --report says where the ledger lies"
+                .to_owned(),
+        ));
     }
     let read = File::open(text)
         .map_err(ManifestError::from)
         .and_then(|file| Manifest::read(BufReader::new(file)));
-    read.map_err(|error| ConfigError::new("MANIFEST", format!("{text}: {}", chain(&error))).into())
+    read.map_err(|error| match error {
+        ManifestError::Read(_) => unusable(format!("{text}: {}", chain(&error))),
+        error => unusable(format!("{text}: {}; plan again", chain(&error))),
+    })
 }

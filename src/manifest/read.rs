@@ -27,13 +27,13 @@ pub enum ManifestError {
     )]
     Header(String),
     /// Another version wrote it.
-    #[error("the manifest has format {0}, and this program reads {VERSION}; plan again")]
+    #[error("the manifest has format {0}, and this program reads {VERSION}")]
     Version(u32),
     /// The header was edited.
-    #[error("the manifest's header was changed after it was written ({0}); plan again")]
+    #[error("the manifest's header was changed after it was written ({0})")]
     Changed(&'static str),
     /// A line is no orphan.
-    #[error("line {line} of the manifest is not an orphan ({problem}); plan again")]
+    #[error("line {line} of the manifest is not an orphan ({problem})")]
     Line {
         /// Which one; the header is line 1.
         line: u64,
