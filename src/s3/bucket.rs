@@ -104,7 +104,7 @@ impl fmt::Display for Said {
 pub struct Bucket {
     pub(super) client: Client,
     pub(super) name: String,
-    prefix: Prefix,
+    pub(super) prefix: Prefix,
 }
 
 impl Bucket {
