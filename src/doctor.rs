@@ -3,6 +3,8 @@
 //! It deletes nothing: the right to delete is tried on a key that does not exist, on a
 //! condition that nothing fulfils.
 
+mod doubts;
+
 use aws_sdk_s3::Client;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -82,8 +84,8 @@ pub async fn examine(settings: &Settings, client: &Client) -> Vec<Finding> {
     doctor.bucket(&bucket).await;
     let sample = doctor.listing(&bucket).await;
     doctor.reading(&bucket, sample.first()).await;
-    doctor.deleting(bucket).await;
-    doctor.database(&sample).await;
+    doctor.deleting(bucket.clone()).await;
+    doctor.database(&bucket, &sample).await;
     doctor.ledger(client).await;
     doctor.findings
 }
@@ -223,7 +225,7 @@ impl Doctor<'_> {
         }
     }
 
-    async fn database(&mut self, sample: &[ObjectKey]) {
+    async fn database(&mut self, bucket: &Bucket, sample: &[ObjectKey]) {
         let settings = self.settings;
         let database = Database::new(settings.database_url.clone());
         let Examination {
@@ -277,14 +279,27 @@ impl Doctor<'_> {
                 self.note("order", Verdict::Warning, format!("the names are sorted in each run; on a large table this spares it: {remedy}"));
             }
         }
+        self.role(&database).await;
+        self.state(&database).await;
         let mut check = PrimaryCheck::new(
-            database,
+            database.clone(),
             settings.references.clone(),
             settings.rules.clone(),
             identity,
         );
         let keys: Vec<&ObjectKey> = sample.iter().collect();
-        match check.referenced(&keys).await {
+        let named = check.referenced(&keys).await;
+        let unnamed: Vec<ObjectKey> = match &named {
+            Ok(named) => keys
+                .iter()
+                .zip(named)
+                .filter(|(_, named)| !**named)
+                .map(|(key, _)| (*key).clone())
+                .collect(),
+            Err(_) => Vec::new(),
+        };
+        let could_ask = named.is_ok();
+        match named {
             Err(error) => self.note("fresh check", Verdict::Problem, chain(&error)),
             Ok(_) if keys.is_empty() => {}
             Ok(named) => {
@@ -311,6 +326,9 @@ impl Doctor<'_> {
                     None => self.note("fresh check", Verdict::Warning, "no index serves it: all names are read once more for each window of batches"),
                 }
             }
+        }
+        if could_ask {
+            self.forgotten(&database, bucket, &unnamed).await;
         }
     }
 

@@ -68,8 +68,8 @@
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`], [`chain`](mod@chain) | nothing |
-//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
+//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`folders`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`reconcile`] | the words |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`] | one world each |
 //! | composition | [`settings`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
@@ -78,9 +78,11 @@
 
 pub mod chain;
 pub mod dangling;
+pub mod discovery;
 pub mod doctor;
 pub mod event;
 pub mod failure;
+pub mod folders;
 pub mod guards;
 pub mod hands;
 pub mod judge;
@@ -98,6 +100,7 @@ pub mod probe;
 pub mod progress;
 pub mod reconcile;
 pub mod references;
+pub mod remember;
 pub mod run;
 pub mod s3;
 pub mod scope;

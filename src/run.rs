@@ -11,8 +11,11 @@ use uuid::Uuid;
 use crate::chain::chain;
 use crate::dangling;
 use crate::failure::RunError;
+use crate::folders::HeldFolder;
 use crate::guards::{self, Ground};
-use crate::hands::{Delete, FreshCheck, Identity, Journal, Look, ReferenceSnapshot};
+use crate::hands::{
+    Delete, FreshCheck, Identity, Journal, Latest, Look, ReferenceSnapshot, Series,
+};
 use crate::judge::judge;
 use crate::listing::Pages;
 use crate::manifest::{self, Header, sha256};
@@ -21,6 +24,7 @@ use crate::merge::Criteria;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
 use crate::probe::{Probe, probe};
 use crate::progress::Progress;
+use crate::remember::Remembering;
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::summary::{Counts, MAX_PROBLEMS, Problem, Refusal, Status, SumError, Summary};
@@ -82,6 +86,8 @@ pub async fn run_in<W: World>(
         started_at,
         cutoff: None,
         swept: false,
+        held_back: Vec::new(),
+        good: None,
         counts: Counts::default(),
         problems: Vec::new(),
     };
@@ -116,7 +122,22 @@ pub async fn run_in<W: World>(
         refusal: refusals.first().cloned(),
         errors: run.problems,
         report: journal.location(),
+        held_back: run.held_back.iter().map(|held| held.orphans).sum(),
+        held_back_folders: run.held_back.iter().take(MAX_PROBLEMS).cloned().collect(),
     };
+    let good = run.good.filter(|_| {
+        matches!(
+            status,
+            Status::Completed | Status::DryRun | Status::Incomplete
+        )
+    });
+    if let Some((series, latest)) = good
+        && let Err(unwritten) = journal.keep_latest(&series, &latest).await
+    {
+        status = Status::Failed;
+        summary.status = status;
+        error = Some(unwritten.into());
+    }
     summary.name(error.as_ref());
     if let Err(unwritten) = journal.summary(&summary).await {
         // The deletions stand as counted; only their record is missing.
@@ -172,6 +193,13 @@ impl Summary {
                 "met a problem"
             );
         }
+        for held in &self.held_back_folders {
+            tracing::warn!(
+                folder = %held.folder,
+                orphans = held.orphans,
+                "held back a folder in which nothing is referenced; --allow-unreferenced-folder lets it go"
+            );
+        }
         let counts = &self.counts;
         tracing::info!(
             run_id = %self.run_id,
@@ -179,6 +207,7 @@ impl Summary {
             objects_listed = counts.listed,
             orphans = counts.orphans,
             deleted = counts.deleted,
+            held_back = self.held_back,
             dangling = counts.dangling,
             duration_ms = self.duration_ms,
             "ended the run"
@@ -198,11 +227,15 @@ struct Run<'run, J> {
     cutoff: Option<Timestamp>,
     /// Whether a sweep was begun: from then on it alone says what became of the orphans.
     swept: bool,
+    /// Folders whose orphans are held back.
+    held_back: Vec<HeldFolder>,
+    /// What the next run is compared with, once every guard approved.
+    good: Option<(Series, Latest)>,
     counts: Counts,
     problems: Vec<Problem>,
 }
 
-impl<J: Journal> Run<'_, J> {
+impl<J: Journal + Sync> Run<'_, J> {
     async fn carry_out<W: World>(&mut self, world: &W) -> Result<End, RunError> {
         let settings = self.settings;
         let stop = self.stop;
@@ -230,21 +263,39 @@ impl<J: Journal> Run<'_, J> {
             return Ok(End::Stopped);
         };
         let identity = snapshot.identity().clone();
-        let refusals = guards::inspect(
+        let mut refusals = guards::inspect(
             &Ground {
                 standby: identity.standby,
                 ..ground
             },
             settings.allowed,
         );
+        let state = snapshot.state();
+        refusals.extend(guards::old_transactions(
+            &state,
+            settings.min_age,
+            &settings.doubts,
+        ));
+        refusals.extend(guards::replica_lag(&state, &settings.doubts));
         if !refusals.is_empty() {
             return Ok(End::Refused(refusals));
         }
 
+        let series = self.series();
+        let latest = self.journal.latest(&series).await?;
+        let failed = latest
+            .iter()
+            .flat_map(|latest| latest.failed.iter().cloned());
         let listed_since = Instant::now();
         let mut check = world.check(&identity);
-        let planned = self.plan(world.bucket(), snapshot, &criteria, &mut check);
-        let Some(plan) = unless(stop, planned).await? else {
+        let builder = PlanBuilder::new(settings.max_delete)?
+            .within(
+                settings.scope.prefix().as_str(),
+                settings.unreferenced_folders.clone(),
+            )
+            .choosing_last(failed.clone());
+        let planned = self.plan(builder, world.bucket(), snapshot, &criteria, &mut check);
+        let Some(mut plan) = unless(stop, planned).await? else {
             return Ok(End::Stopped);
         };
         self.journal
@@ -253,10 +304,49 @@ impl<J: Journal> Run<'_, J> {
         if !plan.dangling().is_empty() {
             self.journal.dangling(plan.dangling()).await?;
         }
+        if !plan.held_back().is_empty() {
+            self.journal.held_back(plan.held_back()).await?;
+        }
+        match &latest {
+            Some(latest) => {
+                let (now, before) = (plan.counts().referenced, latest.referenced);
+                let dropped =
+                    guards::referenced_drop(before, now, plan.examples(), &settings.doubts);
+                if let Some(refusal) = dropped {
+                    plan.refuse(refusal);
+                }
+            }
+            // Nobody has looked at this query's orphans yet.
+            None => {
+                let searched = world.discover(plan.sample());
+                let Some(found) = unless(stop, searched).await? else {
+                    return Ok(End::Stopped);
+                };
+                found.log();
+                if let Some(refusal) = guards::forgotten_references(&found) {
+                    plan.refuse(refusal);
+                }
+            }
+        }
         let approved = match plan.approve(&settings.limits) {
             Ok(approved) => approved,
-            Err(refused) => return Ok(End::Refused(refused.0)),
+            Err(refused) => {
+                let (mut refusals, plan) = *refused;
+                if latest.is_some() {
+                    refusals.extend(self.explain(world, &plan).await);
+                }
+                return Ok(End::Refused(refusals));
+            }
         };
+        self.good = Some((
+            series,
+            Latest {
+                run_id: self.run_id,
+                started_at: self.started_at,
+                referenced: approved.plan().counts().referenced,
+                failed: failed.collect(),
+            },
+        ));
         if settings.allowed.dry_run {
             return Ok(End::Done);
         }
@@ -291,13 +381,13 @@ impl<J: Journal> Run<'_, J> {
     /// deletes.
     async fn plan(
         &mut self,
+        mut builder: PlanBuilder,
         bucket: &(impl Pages + Look + Sync),
         mut snapshot: impl ReferenceSnapshot,
         criteria: &Criteria,
         check: &mut impl FreshCheck,
     ) -> Result<Plan, RunError> {
         let settings = self.settings;
-        let mut builder = PlanBuilder::new(settings.max_delete)?;
         {
             let marking = Marking {
                 rules: &settings.rules,
@@ -324,15 +414,17 @@ impl<J: Journal> Run<'_, J> {
         // Rows may have been lost under the snapshot; only now is it known to be complete.
         snapshot.finish().await?;
         let mut plan = builder.finish()?;
-        if plan.spool().len() != plan.counts().orphans {
+        let spooled = plan.spool().len() + plan.held_back().len();
+        if spooled != plan.counts().orphans {
             return Err(SumError::Settled {
                 orphans: plan.counts().orphans,
-                settled: plan.spool().len(),
+                settled: spooled,
             }
             .into());
         }
         dangling::confirm(&mut plan, bucket, check, settings.concurrency).await?;
         self.counts = plan.counts();
+        self.held_back = plan.held_folders().to_vec();
         Ok(plan)
     }
 
@@ -349,10 +441,15 @@ impl<J: Journal> Run<'_, J> {
             looks_at_once: concurrency,
             batch_size: MAX_BATCH,
         };
+        let failed = self
+            .good
+            .iter_mut()
+            .flat_map(|(_, good)| good.failed.drain(..));
+        let record = Remembering::new(self.journal, failed);
         let hands = Hands {
             delete: deleter,
             check,
-            record: self.journal,
+            record: &record,
         };
         let swept = sweep(plan, judged, hands, pace, self.stop, |counts| {
             self.progress.swept(counts);
@@ -360,11 +457,42 @@ impl<J: Journal> Run<'_, J> {
         .await;
         self.swept = true;
         self.counts += swept.counts;
+        self.counts.deferred += plan.plan().held_back().len();
+        if let Some((_, good)) = &mut self.good {
+            good.failed = record.failed();
+        }
         self.problems = swept.problems;
         match swept.error {
             Some(error) => Err(error.into()),
             None if swept.stopped => Ok(End::Stopped),
             None => Ok(End::Done),
+        }
+    }
+
+    /// What a refused plan's orphans are named by: it may tell why the guards said no.
+    async fn explain<W: World>(&self, world: &W, plan: &Plan) -> Option<Refusal> {
+        match unless(self.stop, world.discover(plan.sample())).await {
+            Ok(found) => {
+                let found = found?;
+                found.log();
+                guards::forgotten_references(&found)
+            }
+            Err(error) => {
+                // The answer is no already.
+                tracing::warn!(error = chain(&error), "could not search the database");
+                None
+            }
+        }
+    }
+
+    fn series(&self) -> Series {
+        let settings = self.settings;
+        Series {
+            bucket: settings.bucket().to_owned(),
+            prefix: settings.scope.prefix().clone(),
+            include: settings.scope.include().to_vec(),
+            exclude: settings.scope.exclude().to_vec(),
+            references_sha256: sha256(settings.references.text()),
         }
     }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::folders::HeldFolder;
 use crate::key::{ObjectKey, Prefix};
 use crate::object::Outcome;
 
@@ -226,6 +227,12 @@ pub struct Summary {
     pub errors: Vec<Problem>,
     /// Where the run's ledger lies.
     pub report: String,
+    /// Orphans that are held back because nothing in their folder is referenced; they are
+    /// among the deferred.
+    pub held_back: u64,
+    /// The first such folders, at most [`MAX_PROBLEMS`]; the ledger's `held_back.jsonl` holds
+    /// every orphan.
+    pub held_back_folders: Vec<HeldFolder>,
 }
 
 #[cfg(test)]

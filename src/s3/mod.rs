@@ -3,6 +3,7 @@
 mod bucket;
 mod connect;
 mod delete;
+mod get;
 pub mod page;
 mod put;
 
@@ -10,4 +11,5 @@ pub(crate) use bucket::said;
 pub use bucket::{Bucket, BucketError};
 pub use connect::{client, connect, http_client};
 pub use delete::Deleter;
+pub use get::{GetError, get};
 pub use put::{PutError, put, put_file};
