@@ -91,7 +91,8 @@ pub async fn run_in<W: World>(
         counts: Counts::default(),
         problems: Vec::new(),
     };
-    let mut ended = run.carry_out(world).await;
+    // On the heap: as a part of every caller's future its type is too deep for the compiler.
+    let mut ended = Box::pin(run.carry_out(world)).await;
     if !run.swept {
         // What was found and not asked about waits for another run.
         run.counts.deferred = run.counts.orphans;

@@ -54,7 +54,7 @@ impl Doctor<'_> {
                 ABOUT,
                 Verdict::Ok,
                 format!(
-                    "none of {} sampled objects without a reference is named in any of {} other columns",
+                    "none of {} sampled objects without a reference is named in any of {} columns",
                     found.sampled, found.searched
                 ),
             ),

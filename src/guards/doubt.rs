@@ -74,11 +74,14 @@ pub fn old_transactions(
         .collect();
     Some(Refusal {
         guard: "old_transactions",
-        value: oldest.as_secs_f64().round(),
+        value: oldest.as_secs_f64(),
         limit: min_age.as_secs_f64(),
         hint: format!(
-            "{} transactions have been open for longer than the grace period (figures in seconds) and may yet commit rows that name what looks like an orphan: {}; end them, give a longer --min-age, or allow them with --allow-old-transactions",
-            old.len(),
+            "{} open for longer than the grace period (figures in seconds) and may yet commit rows that name what looks like an orphan: {}; let them end, give a longer --min-age, or allow them with --allow-old-transactions",
+            match old.len() {
+                1 => "a transaction has been".to_owned(),
+                several => format!("{several} transactions have been"),
+            },
             named.join("; ")
         ),
         examples: Vec::new(),
@@ -93,7 +96,7 @@ pub fn replica_lag(state: &DatabaseState, doubts: &Doubts) -> Option<Refusal> {
         .filter(|&lag| lag > doubts.max_replica_lag)?;
     Some(Refusal {
         guard: "replica_lag",
-        value: lag.as_secs_f64().round(),
+        value: lag.as_secs_f64(),
         limit: doubts.max_replica_lag.as_secs_f64(),
         hint: "the standby is this many seconds behind its primary, so rows that name what looks like an orphan may be missing; wait until it caught up, connect to the primary, or raise --max-replica-lag".to_owned(),
         examples: Vec::new(),

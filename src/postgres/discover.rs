@@ -33,7 +33,7 @@ const COLUMNS: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text,
         format('%I.%I', n.nspname, c.relname), quote_ident(a.attname), \
         CASE WHEN t.typcategory = 'A' THEN 'array' WHEN t.typcategory = 'S' THEN 'text' ELSE 'json' END, \
         has_schema_privilege(n.oid, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT'), \
-        EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation = c.oid) \
+        EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation = c.oid), c.oid::bigint \
     FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid \
         JOIN pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_type AS t ON t.oid = a.atttypid \
         LEFT JOIN pg_type AS b ON b.oid = t.typbasetype \
@@ -97,18 +97,13 @@ impl ColumnSearch {
             }
         };
         let own = self.origin.as_ref().map(|(_, column)| column.clone());
-        let text = format!(
-            "SELECT *, COALESCE(format('%I.%I', s, t)::regclass::oid::bigint = {}, false) \
-             FROM ({COLUMNS}) AS found(s, t, a, sql_table, sql_column, kind, readable, locked)",
-            origin.map_or_else(|| "NULL::bigint".to_owned(), |oid| oid.to_string())
-        );
-        let rows = sqlx::query(AssertSqlSafe(text))
+        let rows = sqlx::query(COLUMNS)
             .persistent(false)
             .fetch_all(&mut self.connection)
             .await
             .map_err(statement(TRIED))?;
         rows.iter()
-            .map(|row| column(row, own.as_deref()))
+            .map(|row| column(row, origin, own.as_deref()))
             .collect::<Result<_, _>>()
             .map_err(statement(TRIED))
     }
@@ -157,12 +152,12 @@ impl ColumnSearch {
     }
 }
 
-fn column(row: &PgRow, own: Option<&str>) -> Result<Column, sqlx::Error> {
+fn column(row: &PgRow, origin: Option<i64>, own: Option<&str>) -> Result<Column, sqlx::Error> {
     let text = |index: usize| row.try_get::<String, _>(index);
     let name = text(2)?;
-    let (readable, locked, is_origin): (bool, bool, bool) =
+    let (readable, locked, table): (bool, bool, i64) =
         (row.try_get(6)?, row.try_get(7)?, row.try_get(8)?);
-    let read_by = if is_origin && own == Some(name.as_str()) {
+    let read_by = if origin == Some(table) && own == Some(name.as_str()) {
         ReadBy::Column
     } else if locked {
         ReadBy::Table
