@@ -431,7 +431,7 @@ impl Needle<'_> {
             } else {
                 before.is_none_or(|c| !is_name(c) && c != '.')
                     && after.is_none_or(|c| {
-                        !is_name(c) && !(c == '.' && rest.next().is_some_and(is_name))
+                        !(is_name(c) || c == '.' && rest.next().is_some_and(is_name))
                     })
             }
         })

@@ -249,23 +249,7 @@ impl Doctor<'_> {
                 "this is a standby; a sweep needs the primary",
             );
         }
-        let url = &settings.database_url;
-        match (url.is_local(), encrypted, url.is_unverified()) {
-            (true, ..) => self.note("tls", Verdict::Ok, "the database is on this machine"),
-            (false, true, false) => self.note(
-                "tls",
-                Verdict::Ok,
-                "the connection is encrypted and the server's certificate verified",
-            ),
-            (false, encrypted, _) => {
-                let state = if encrypted {
-                    "encrypted, but the server's certificate is not verified"
-                } else {
-                    "not encrypted"
-                };
-                self.note("tls", Verdict::Warning, format!("the connection is {state}: use sslmode=verify-full (with sslrootcert= for a private authority)"));
-            }
-        }
+        self.encryption(encrypted);
         match order {
             Order::Index => self.note(
                 "order",
@@ -289,16 +273,10 @@ impl Doctor<'_> {
         );
         let keys: Vec<&ObjectKey> = sample.iter().collect();
         let named = check.referenced(&keys).await;
-        let unnamed: Vec<ObjectKey> = match &named {
-            Ok(named) => keys
-                .iter()
-                .zip(named)
-                .filter(|(_, named)| !**named)
-                .map(|(key, _)| (*key).clone())
-                .collect(),
-            Err(_) => Vec::new(),
-        };
-        let could_ask = named.is_ok();
+        let unnamed = named
+            .as_ref()
+            .ok()
+            .map(|named| doubts::unnamed(&keys, named));
         match named {
             Err(error) => self.note("fresh check", Verdict::Problem, chain(&error)),
             Ok(_) if keys.is_empty() => {}
@@ -327,8 +305,28 @@ impl Doctor<'_> {
                 }
             }
         }
-        if could_ask {
+        if let Some(unnamed) = unnamed {
             self.forgotten(&database, bucket, &unnamed).await;
+        }
+    }
+
+    fn encryption(&mut self, encrypted: bool) {
+        let url = &self.settings.database_url;
+        match (url.is_local(), encrypted, url.is_unverified()) {
+            (true, ..) => self.note("tls", Verdict::Ok, "the database is on this machine"),
+            (false, true, false) => self.note(
+                "tls",
+                Verdict::Ok,
+                "the connection is encrypted and the server's certificate verified",
+            ),
+            (false, encrypted, _) => {
+                let state = if encrypted {
+                    "encrypted, but the server's certificate is not verified"
+                } else {
+                    "not encrypted"
+                };
+                self.note("tls", Verdict::Warning, format!("the connection is {state}: use sslmode=verify-full (with sslrootcert= for a private authority)"));
+            }
         }
     }
 

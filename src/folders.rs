@@ -30,19 +30,31 @@ pub fn folder_of(key: &str) -> &str {
 }
 
 /// Consecutive objects of one folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FolderRun {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FolderRun<'runs> {
     /// The folder.
-    pub folder: Box<str>,
+    pub folder: &'runs str,
     /// Objects that are referenced.
     pub referenced: u64,
     /// Objects that are orphans.
     pub orphans: u64,
 }
 
-/// Objects as they come in key order, by folder.
+/// Objects as they come in key order, by folder. The folders lie packed in one text: where
+/// each object has a folder of its own there are as many of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FolderRuns(Vec<FolderRun>);
+pub struct FolderRuns {
+    text: String,
+    runs: Vec<Packed>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Packed {
+    /// Where the folder begins in the text; it ends where the next one begins.
+    start: usize,
+    referenced: u32,
+    orphans: u32,
+}
 
 impl FolderRuns {
     /// Counts a referenced object.
@@ -55,26 +67,33 @@ impl FolderRuns {
         self.run_of(key).orphans += 1;
     }
 
-    fn run_of(&mut self, key: &str) -> &mut FolderRun {
+    fn run_of(&mut self, key: &str) -> &mut Packed {
         let folder = folder_of(key);
-        if self.0.last().is_none_or(|last| &*last.folder != folder) {
-            self.0.push(FolderRun {
-                folder: folder.into(),
+        if self
+            .runs
+            .last()
+            .is_none_or(|last| &self.text[last.start..] != folder)
+        {
+            self.runs.push(Packed {
+                start: self.text.len(),
                 referenced: 0,
                 orphans: 0,
             });
+            self.text.push_str(folder);
         }
-        let last = self.0.len() - 1;
-        &mut self.0[last]
+        let last = self.runs.len() - 1;
+        &mut self.runs[last]
     }
-}
 
-impl IntoIterator for FolderRuns {
-    type Item = FolderRun;
-    type IntoIter = std::vec::IntoIter<FolderRun>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+    /// The runs, in the order of their objects.
+    pub fn iter(&self) -> impl Iterator<Item = FolderRun<'_>> {
+        let ends = self.runs.iter().skip(1).map(|next| next.start);
+        let ends = ends.chain([self.text.len()]);
+        self.runs.iter().zip(ends).map(|(run, end)| FolderRun {
+            folder: &self.text[run.start..end],
+            referenced: run.referenced.into(),
+            orphans: run.orphans.into(),
+        })
     }
 }
 
@@ -227,8 +246,8 @@ impl FolderWatch {
     }
 
     /// Takes the next objects.
-    pub fn add(&mut self, run: &FolderRun) {
-        let folder = &*run.folder;
+    pub fn add(&mut self, run: FolderRun<'_>) {
+        let folder = run.folder;
         while self.open.len() > 1 && !folder.starts_with(&self.path) {
             self.leave();
         }
@@ -351,8 +370,8 @@ mod tests {
                     runs.orphan(key);
                 }
             }
-            for run in runs {
-                watch.add(&run);
+            for run in runs.iter() {
+                watch.add(run);
             }
         }
         watch.finish()

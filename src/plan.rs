@@ -101,8 +101,8 @@ impl PlanBuilder {
             }
             self.sample.add(orphan.key);
         }
-        for run in findings.folders {
-            self.folders.add(&run);
+        for run in findings.folders.iter() {
+            self.folders.add(run);
         }
         let room = MAX_NAMED_DANGLING - self.dangling.len();
         self.dangling

@@ -1,6 +1,8 @@
 //! One run: plan ranges → mark → judge → sweep → finish. The only place that sees both
 //! worlds.
 
+mod doubt;
+
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -271,13 +273,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             },
             settings.allowed,
         );
-        let state = snapshot.state();
-        refusals.extend(guards::old_transactions(
-            &state,
-            settings.min_age,
-            &settings.doubts,
-        ));
-        refusals.extend(guards::replica_lag(&state, &settings.doubts));
+        refusals.extend(self.doubt_database(&snapshot.state()));
         if !refusals.is_empty() {
             return Ok(End::Refused(refusals));
         }
@@ -299,36 +295,10 @@ impl<J: Journal + Sync> Run<'_, J> {
         let Some(mut plan) = unless(stop, planned).await? else {
             return Ok(End::Stopped);
         };
-        self.journal
-            .plan(&self.header(&identity, cutoff, &plan), plan.spool())
-            .await?;
-        if !plan.dangling().is_empty() {
-            self.journal.dangling(plan.dangling()).await?;
-        }
-        if !plan.held_back().is_empty() {
-            self.journal.held_back(plan.held_back()).await?;
-        }
-        match &latest {
-            Some(latest) => {
-                let (now, before) = (plan.counts().referenced, latest.referenced);
-                let dropped =
-                    guards::referenced_drop(before, now, plan.examples(), &settings.doubts);
-                if let Some(refusal) = dropped {
-                    plan.refuse(refusal);
-                }
-            }
-            // Nobody has looked at this query's orphans yet.
-            None => {
-                let searched = world.discover(plan.sample());
-                let Some(found) = unless(stop, searched).await? else {
-                    return Ok(End::Stopped);
-                };
-                found.log();
-                if let Some(refusal) = guards::forgotten_references(&found) {
-                    plan.refuse(refusal);
-                }
-            }
-        }
+        self.write_down(&identity, cutoff, &plan).await?;
+        let Some(()) = self.doubt(world, latest.as_ref(), &mut plan).await? else {
+            return Ok(End::Stopped);
+        };
         let approved = match plan.approve(&settings.limits) {
             Ok(approved) => approved,
             Err(refused) => {
@@ -339,15 +309,7 @@ impl<J: Journal + Sync> Run<'_, J> {
                 return Ok(End::Refused(refusals));
             }
         };
-        self.good = Some((
-            series,
-            Latest {
-                run_id: self.run_id,
-                started_at: self.started_at,
-                referenced: approved.plan().counts().referenced,
-                failed: failed.collect(),
-            },
-        ));
+        self.approved_by_all(series, approved.plan(), failed.collect());
         if settings.allowed.dry_run {
             return Ok(End::Done);
         }
@@ -355,19 +317,9 @@ impl<J: Journal + Sync> Run<'_, J> {
             return Ok(End::Done);
         }
         let deleter = world.deleter(&approved);
-        let honoured = match probe(&deleter, settings.scope.prefix()).await {
-            Probe::Honoured => true,
-            Probe::Unclear => {
-                tracing::warn!(
-                    "the storage does not show whether it honours conditions in a batch; each object is looked at just before its batch"
-                );
-                false
-            }
-            Probe::Ignored if settings.allowed.unconditional => false,
-            Probe::Ignored => return Ok(End::Refused(vec![guards::conditions_ignored()])),
-            Probe::Failed { code, message } => {
-                return Err(SweepError::Refused { code, message }.into());
-            }
+        let honoured = match self.conditions(&deleter).await? {
+            Ok(honoured) => honoured,
+            Err(refusal) => return Ok(End::Refused(vec![refusal])),
         };
         // Without conditions the only protection left is a look just before the batch.
         let judged = Judged {
@@ -470,30 +422,38 @@ impl<J: Journal + Sync> Run<'_, J> {
         }
     }
 
-    /// What a refused plan's orphans are named by: it may tell why the guards said no.
-    async fn explain<W: World>(&self, world: &W, plan: &Plan) -> Option<Refusal> {
-        match unless(self.stop, world.discover(plan.sample())).await {
-            Ok(found) => {
-                let found = found?;
-                found.log();
-                guards::forgotten_references(&found)
-            }
-            Err(error) => {
-                // The answer is no already.
-                tracing::warn!(error = chain(&error), "could not search the database");
-                None
-            }
+    /// Writes the plan down, and what it leaves out.
+    async fn write_down(
+        &self,
+        identity: &Identity,
+        cutoff: Timestamp,
+        plan: &Plan,
+    ) -> Result<(), RunError> {
+        self.journal
+            .plan(&self.header(identity, cutoff, plan), plan.spool())
+            .await?;
+        if !plan.dangling().is_empty() {
+            self.journal.dangling(plan.dangling()).await?;
         }
+        if !plan.held_back().is_empty() {
+            self.journal.held_back(plan.held_back()).await?;
+        }
+        Ok(())
     }
 
-    fn series(&self) -> Series {
-        let settings = self.settings;
-        Series {
-            bucket: settings.bucket().to_owned(),
-            prefix: settings.scope.prefix().clone(),
-            include: settings.scope.include().to_vec(),
-            exclude: settings.scope.exclude().to_vec(),
-            references_sha256: sha256(settings.references.text()),
+    /// Whether the storage honours the condition of a deletion, or the guard's no.
+    async fn conditions(&self, deleter: &impl Delete) -> Result<Result<bool, Refusal>, RunError> {
+        match probe(deleter, self.settings.scope.prefix()).await {
+            Probe::Honoured => Ok(Ok(true)),
+            Probe::Unclear => {
+                tracing::warn!(
+                    "the storage does not show whether it honours conditions in a batch; each object is looked at just before its batch"
+                );
+                Ok(Ok(false))
+            }
+            Probe::Ignored if self.settings.allowed.unconditional => Ok(Ok(false)),
+            Probe::Ignored => Ok(Err(guards::conditions_ignored())),
+            Probe::Failed { code, message } => Err(SweepError::Refused { code, message }.into()),
         }
     }
 

@@ -14,7 +14,7 @@ use support::program::{Environment, reader};
 /// Referenced images, and orphans in the same folder, so that no other guard says no.
 async fn world(orphans: &[&str]) -> World {
     let world = World::new().await;
-    let kept: Vec<String> = (0..orphans.len() + 1)
+    let kept: Vec<String> = (0..=orphans.len())
         .map(|index| format!("images/kept-{index:05}.png"))
         .collect();
     world

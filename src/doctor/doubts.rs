@@ -11,6 +11,14 @@ use crate::plan::SAMPLE;
 use crate::postgres::{self, ColumnSearch, Database};
 use crate::s3::Bucket;
 
+/// The keys that are not named.
+pub(super) fn unnamed(keys: &[&ObjectKey], named: &[bool]) -> Vec<ObjectKey> {
+    let keys = keys.iter().zip(named);
+    keys.filter(|(_, named)| !**named)
+        .map(|(key, _)| (*key).clone())
+        .collect()
+}
+
 impl Doctor<'_> {
     /// Looks for these objects, which no row of the query names, in the whole database.
     pub(super) async fn forgotten(

@@ -55,7 +55,15 @@ impl Ledger {
                 .map_err(|error| failed(error.into()))?,
             Place::Folder(folder) => match std::fs::read(folder.join(name)) {
                 Ok(bytes) => Some(bytes),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                // Whether anything can be written there shows when it is.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) =>
+                {
+                    None
+                }
                 Err(error) => return Err(failed(error.into())),
             },
         };

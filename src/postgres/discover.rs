@@ -18,7 +18,7 @@ use crate::discovery::{
 const PER_COLUMN: Duration = Duration::from_secs(10);
 
 /// How long the whole search may take.
-const ALTOGETHER: Duration = Duration::from_secs(60);
+const ALTOGETHER: Duration = Duration::from_mins(1);
 
 /// Less time than this is not worth a statement.
 const TOO_LITTLE: Duration = Duration::from_millis(100);
