@@ -283,7 +283,7 @@ async fn keys_that_failed_the_last_time_go_last() {
     for key in ["old-1", "old-2"] {
         world.server.inject(
             Fault::new(Operation::DeleteObjects, Effect::KeyError("AccessDenied"))
-                .key(&format!("images/{key}-orphan.png")),
+                .key(format!("images/{key}-orphan.png")),
         );
     }
     let run = async || world.run(&[(Setting::MaxDelete, "2")]).await.summary;
