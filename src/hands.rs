@@ -226,6 +226,8 @@ pub struct Latest {
     pub started_at: Timestamp,
     /// How many objects were referenced.
     pub referenced: u64,
+    /// How many orphans have been looked for in the whole database so far.
+    pub searched: u64,
     /// Keys that S3 refused to delete, as far as they are remembered.
     pub failed: Vec<ObjectKey>,
 }

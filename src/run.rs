@@ -3,6 +3,8 @@
 
 mod doubt;
 
+use doubt::Doubted;
+
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -296,20 +298,22 @@ impl<J: Journal + Sync> Run<'_, J> {
             return Ok(End::Stopped);
         };
         self.write_down(&identity, cutoff, &plan).await?;
-        let Some(()) = self.doubt(world, latest.as_ref(), &mut plan).await? else {
+        let doubted = self.doubt(world, latest.as_ref(), &mut plan).await?;
+        if matches!(doubted, Doubted::Stopped) {
             return Ok(End::Stopped);
-        };
+        }
         let approved = match plan.approve(&settings.limits) {
             Ok(approved) => approved,
             Err(refused) => {
                 let (mut refusals, plan) = *refused;
-                if latest.is_some() {
+                if matches!(doubted, Doubted::Compared) {
                     refusals.extend(self.explain(world, &plan).await);
                 }
                 return Ok(End::Refused(refusals));
             }
         };
-        self.approved_by_all(series, approved.plan(), failed.collect());
+        let failed = failed.collect();
+        self.approved_by_all(series, latest.as_ref(), &doubted, approved.plan(), failed);
         if settings.allowed.dry_run {
             return Ok(End::Done);
         }

@@ -254,13 +254,22 @@ async fn the_answer_counts_the_orphans_of_the_sample() {
 }
 
 #[tokio::test]
-async fn later_runs_search_only_to_explain_a_refusal() {
-    let world = world(&["images/portrait-1.png", "images/portrait-2.png"]).await;
-    let first = world.run(&[(Setting::DryRun, "true")]).await;
+async fn later_runs_search_until_enough_was_looked_for_and_to_explain_a_refusal() {
+    let keys: Vec<String> = (0..30)
+        .map(|index| format!("images/portrait-{index:03}.png"))
+        .collect();
+    let world = world(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let dry = (Setting::DryRun, "true");
+    let first = world.run(&[dry]).await;
     assert_eq!(first.summary.status, Status::DryRun, "{first:?}");
-    world
-        .sql("CREATE TABLE users (avatar text); INSERT INTO users VALUES ('portrait-1.png')")
-        .await;
+    let mention = "CREATE TABLE users (avatar text); INSERT INTO users VALUES ('portrait-001.png')";
+    world.sql(mention).await;
+    // 30 of 50 were looked for.
+    assert!(hint(&world.run(&[dry]).await).contains("1 of 30"));
+    world.sql("DROP TABLE users").await;
+    assert_eq!(world.run(&[dry]).await.summary.status, Status::DryRun);
+    world.sql(mention).await;
+    assert_eq!(world.run(&[dry]).await.summary.status, Status::DryRun);
     let refused = world.run(&[(Setting::MaxOrphanPercent, "1")]).await;
     let guards: Vec<&str> = refused
         .refusals
@@ -268,7 +277,7 @@ async fn later_runs_search_only_to_explain_a_refusal() {
         .map(|refusal| refusal.guard)
         .collect();
     assert_eq!(guards, ["orphan_percent", "forgotten_reference"]);
-    // Another query is looked at as if it were the first.
+    // Another query begins anew.
     let other = world
         .run(&[(Setting::References, "SELECT name FROM images WHERE true")])
         .await;

@@ -7,6 +7,7 @@ mod support;
 use std::path::Path;
 
 use orphan_sweeper::event;
+use orphan_sweeper::local::postgres::PostgresServer;
 use orphan_sweeper::local::s3::{Effect, Fault, Operation, Versioning};
 use orphan_sweeper::progress::Progress;
 use orphan_sweeper::run::{Report, run};
@@ -14,7 +15,7 @@ use orphan_sweeper::settings::{Setting, Settings};
 use orphan_sweeper::stop::Stop;
 use orphan_sweeper::summary::{Refusal, Status};
 use serde_json::{Value, json};
-use sqlx::{Executor as _, Row as _};
+use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use support::program::{Environment, files, reader};
 use support::{BUCKET, World, failure};
 
@@ -573,4 +574,72 @@ fn no_event_loosens_a_guard() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_prepared_transaction_counts_as_open_and_a_standby_as_far_behind_as_it_is() {
+    let world = world(3).await;
+    // Its user must be able to come in.
+    let parent = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .expect("a folder");
+    let folder = parent.path().join("server");
+    let server = PostgresServer::start(&folder).await.expect("a server");
+    let mut conf = std::fs::OpenOptions::new()
+        .append(true)
+        .open(folder.join("postgresql.auto.conf"))
+        .expect("opened");
+    std::io::Write::write_all(&mut conf, b"max_prepared_transactions = 2\n").expect("written");
+    server.stop().await.expect("stopped");
+    let server = PostgresServer::start(&folder).await.expect("a server");
+    let url = server.create_database("pictures").await.expect("made");
+    let mut connection = PgConnection::connect(&url).await.expect("connected");
+    connection
+        .execute(sqlx::raw_sql(
+            "CREATE TABLE images AS SELECT 'images/kept-0000' || n || '.png' AS name FROM generate_series(0, 2) n; \
+             BEGIN; INSERT INTO images VALUES ('x'); PREPARE TRANSACTION 'forgotten import'",
+        ))
+        .await
+        .expect("run");
+    let short = [
+        (Setting::DatabaseUrl, url.as_str()),
+        (Setting::MinAge, "0s"),
+        (Setting::AllowShortMinAge, "true"),
+        (Setting::DryRun, "true"),
+    ];
+    let refused = world.run(&short).await;
+    assert_eq!(guards(&refused), ["old_transactions"], "{refused:?}");
+    let hint = &refused.refusals[0].hint;
+    assert!(
+        hint.contains("prepared transaction forgotten import"),
+        "{hint}"
+    );
+    connection
+        .execute("ROLLBACK PREPARED 'forgotten import'")
+        .await
+        .expect("rolled back");
+    connection.close().await.expect("closed");
+    server.stop().await.expect("stopped");
+
+    // In recovery, and with nobody to follow: it falls behind from its start on.
+    std::fs::write(folder.join("standby.signal"), "").expect("written");
+    let server = PostgresServer::start(&folder).await.expect("a standby");
+    let url = server.url("pictures");
+    let base = [
+        (Setting::DatabaseUrl, url.as_str()),
+        (Setting::DryRun, "true"),
+    ];
+    let with = |more: &[(Setting, &'static str)]| [&base[..], more].concat();
+    assert_eq!(guards(&world.run(&base).await), ["standby"]);
+    let replica = (Setting::AllowReplica, "true");
+    let behind = world
+        .run(&with(&[replica, (Setting::MaxReplicaLag, "0s")]))
+        .await;
+    assert_eq!(guards(&behind), ["replica_lag"], "{behind:?}");
+    let near = world
+        .run(&with(&[replica, (Setting::MaxReplicaLag, "1h")]))
+        .await;
+    assert_eq!(near.summary.status, Status::DryRun, "{near:?}");
+    server.stop().await.expect("stopped");
 }

@@ -8,9 +8,19 @@ use crate::guards::{self, DatabaseState};
 use crate::hands::{Journal, Latest, Series};
 use crate::key::ObjectKey;
 use crate::manifest::sha256;
-use crate::plan::Plan;
+use crate::plan::{Plan, SAMPLE};
 use crate::summary::Refusal;
 use crate::world::World;
+
+/// How a plan was doubted.
+pub(super) enum Doubted {
+    /// Not: the run is to stop.
+    Stopped,
+    /// By the last good run only.
+    Compared,
+    /// By what the database says of so many orphans.
+    Searched(u64),
+}
 
 impl<J: Journal + Sync> Run<'_, J> {
     /// The guards on the state of the database.
@@ -22,39 +32,56 @@ impl<J: Journal + Sync> Run<'_, J> {
             .collect()
     }
 
-    /// Compares the plan with the last good run or, when it is the first, looks for its
-    /// orphans in the whole database: nobody has looked at this query's orphans yet. Nothing
-    /// when the run is to stop first.
+    /// Compares the plan with the last good run and, until as many as a whole sample were
+    /// looked for, looks for its orphans in the whole database: the orphans of a new query
+    /// have been seen by nobody yet.
     pub(super) async fn doubt<W: World>(
         &self,
         world: &W,
         latest: Option<&Latest>,
         plan: &mut Plan,
-    ) -> Result<Option<()>, RunError> {
-        let refusal = if let Some(latest) = latest {
+    ) -> Result<Doubted, RunError> {
+        if let Some(latest) = latest {
             let now = plan.counts().referenced;
             let doubts = &self.settings.doubts;
-            guards::referenced_drop(latest.referenced, now, plan.examples(), doubts)
-        } else {
-            let searched = world.discover(plan.sample());
-            let Some(found) = unless(self.stop, searched).await? else {
-                return Ok(None);
-            };
-            found.log();
-            guards::forgotten_references(&found)
+            let dropped = guards::referenced_drop(latest.referenced, now, plan.examples(), doubts);
+            if let Some(refusal) = dropped {
+                plan.refuse(refusal);
+            }
+        }
+        let searched = latest.map_or(0, |latest| latest.searched);
+        if searched >= SAMPLE as u64 || plan.sample().is_empty() {
+            return Ok(Doubted::Compared);
+        }
+        let search = world.discover(plan.sample());
+        let Some(found) = unless(self.stop, search).await? else {
+            return Ok(Doubted::Stopped);
         };
-        if let Some(refusal) = refusal {
+        found.log();
+        if let Some(refusal) = guards::forgotten_references(&found) {
             plan.refuse(refusal);
         }
-        Ok(Some(()))
+        Ok(Doubted::Searched(plan.sample().len() as u64))
     }
 
     /// Keeps what the next run is compared with.
-    pub(super) fn approved_by_all(&mut self, series: Series, plan: &Plan, failed: Vec<ObjectKey>) {
+    pub(super) fn approved_by_all(
+        &mut self,
+        series: Series,
+        before: Option<&Latest>,
+        doubted: &Doubted,
+        plan: &Plan,
+        failed: Vec<ObjectKey>,
+    ) {
+        let searched = match doubted {
+            Doubted::Searched(now) => *now,
+            Doubted::Compared | Doubted::Stopped => 0,
+        };
         let latest = Latest {
             run_id: self.run_id,
             started_at: self.started_at,
             referenced: plan.counts().referenced,
+            searched: before.map_or(0, |before| before.searched) + searched,
             failed,
         };
         self.good = Some((series, latest));
