@@ -209,10 +209,13 @@ async fn far_fewer_referenced_objects_than_in_the_last_good_run_refuse() {
         assert_eq!(guards(&run(&[]).await)[0], "referenced_drop");
         assert_eq!(deletions(&world), 0);
         // The way on; from then on this is what the next run is compared with.
-        let dry = (Setting::DryRun, "true");
-        let raised = run(&[(Setting::MaxReferencedDropPercent, "20"), dry]).await;
+        let dry = [
+            (Setting::DryRun, "true"),
+            (Setting::NotAReference, "public.images.name"),
+        ];
+        let raised = run(&[&dry[..], &[(Setting::MaxReferencedDropPercent, "20")]].concat()).await;
         assert_eq!(raised.summary.status, Status::DryRun, "{raised:?}");
-        assert_eq!(run(&[dry]).await.summary.status, Status::DryRun);
+        assert_eq!(run(&dry).await.summary.status, Status::DryRun);
         world
             .sql("UPDATE images SET name = replace(name, 'v2/', 'images/')")
             .await;
@@ -586,22 +589,25 @@ async fn a_prepared_transaction_counts_as_open_and_a_standby_as_far_behind_as_it
         .expect("a folder");
     let folder = parent.path().join("server");
     let server = PostgresServer::start(&folder).await.expect("a server");
-    let mut conf = std::fs::OpenOptions::new()
+    let conf = files(&folder)
+        .into_iter()
+        .find(|file| file.ends_with("postgresql.auto.conf"))
+        .expect("its settings");
+    let mut settings = std::fs::OpenOptions::new()
         .append(true)
-        .open(folder.join("postgresql.auto.conf"))
+        .open(&conf)
         .expect("opened");
-    std::io::Write::write_all(&mut conf, b"max_prepared_transactions = 2\n").expect("written");
+    std::io::Write::write_all(&mut settings, b"max_prepared_transactions = 2\n").expect("written");
     server.stop().await.expect("stopped");
     let server = PostgresServer::start(&folder).await.expect("a server");
     let url = server.create_database("pictures").await.expect("made");
     let mut connection = PgConnection::connect(&url).await.expect("connected");
-    connection
-        .execute(sqlx::raw_sql(
-            "CREATE TABLE images AS SELECT 'images/kept-0000' || n || '.png' AS name FROM generate_series(0, 2) n; \
-             BEGIN; INSERT INTO images VALUES ('x'); PREPARE TRANSACTION 'forgotten import'",
-        ))
-        .await
-        .expect("run");
+    for text in [
+        "CREATE TABLE images AS SELECT 'images/kept-0000' || n || '.png' AS name FROM generate_series(0, 2) n",
+        "BEGIN; INSERT INTO images VALUES ('x'); PREPARE TRANSACTION 'forgotten import'",
+    ] {
+        connection.execute(sqlx::raw_sql(text)).await.expect("run");
+    }
     let short = [
         (Setting::DatabaseUrl, url.as_str()),
         (Setting::MinAge, "0s"),
@@ -623,7 +629,7 @@ async fn a_prepared_transaction_counts_as_open_and_a_standby_as_far_behind_as_it
     server.stop().await.expect("stopped");
 
     // In recovery, and with nobody to follow: it falls behind from its start on.
-    std::fs::write(folder.join("standby.signal"), "").expect("written");
+    std::fs::write(conf.with_file_name("standby.signal"), "").expect("written");
     let server = PostgresServer::start(&folder).await.expect("a standby");
     let url = server.url("pictures");
     let base = [
