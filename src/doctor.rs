@@ -3,6 +3,8 @@
 //! It deletes nothing: the right to delete is tried on a key that does not exist, on a
 //! condition that nothing fulfils.
 
+mod doubts;
+
 use aws_sdk_s3::Client;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -89,8 +91,8 @@ pub async fn examine(settings: &Settings, client: &Client) -> Vec<Finding> {
     let sample = doctor.listing(&bucket).await;
     doctor.reading(&bucket, sample.first()).await;
     doctor.uploads(&bucket).await;
-    doctor.deleting(bucket).await;
-    doctor.database(&sample).await;
+    doctor.deleting(bucket.clone()).await;
+    doctor.database(&bucket, &sample).await;
     doctor.ledger(client).await;
     doctor.findings
 }
@@ -280,7 +282,7 @@ impl Doctor<'_> {
         }
     }
 
-    async fn database(&mut self, sample: &[ObjectKey]) {
+    async fn database(&mut self, bucket: &Bucket, sample: &[ObjectKey]) {
         let settings = self.settings;
         let database = Database::new(settings.database_url.clone());
         let Examination {
@@ -304,23 +306,7 @@ impl Doctor<'_> {
                 "this is a standby; a sweep needs the primary",
             );
         }
-        let url = &settings.database_url;
-        match (url.is_local(), encrypted, url.is_unverified()) {
-            (true, ..) => self.note("tls", Verdict::Ok, "the database is on this machine"),
-            (false, true, false) => self.note(
-                "tls",
-                Verdict::Ok,
-                "the connection is encrypted and the server's certificate verified",
-            ),
-            (false, encrypted, _) => {
-                let state = if encrypted {
-                    "encrypted, but the server's certificate is not verified"
-                } else {
-                    "not encrypted"
-                };
-                self.note("tls", Verdict::Warning, format!("the connection is {state}: use sslmode=verify-full (with sslrootcert= for a private authority)"));
-            }
-        }
+        self.encryption(encrypted);
         match order {
             Order::Index => self.note(
                 "order",
@@ -334,14 +320,21 @@ impl Doctor<'_> {
                 self.note("order", Verdict::Warning, format!("the names are sorted in each run; on a large table this spares it: {remedy}"));
             }
         }
+        self.role(&database).await;
+        self.state(&database).await;
         let mut check = PrimaryCheck::new(
-            database,
+            database.clone(),
             settings.references.clone(),
             settings.rules.clone(),
             identity,
         );
         let keys: Vec<&ObjectKey> = sample.iter().collect();
-        match check.referenced(&keys).await {
+        let named = check.referenced(&keys).await;
+        let unnamed = named
+            .as_ref()
+            .ok()
+            .map(|named| doubts::unnamed(&keys, named));
+        match named {
             Err(error) => self.note("fresh check", Verdict::Problem, chain(&error)),
             Ok(_) if keys.is_empty() => {}
             Ok(named) => {
@@ -367,6 +360,29 @@ impl Doctor<'_> {
                     Some(collation) => self.note("fresh check", Verdict::Ok, format!("an index in {collation} serves it")),
                     None => self.note("fresh check", Verdict::Warning, "no index serves it: all names are read once more for each window of batches"),
                 }
+            }
+        }
+        if let Some(unnamed) = unnamed {
+            self.forgotten(&database, bucket, &unnamed).await;
+        }
+    }
+
+    fn encryption(&mut self, encrypted: bool) {
+        let url = &self.settings.database_url;
+        match (url.is_local(), encrypted, url.is_unverified()) {
+            (true, ..) => self.note("tls", Verdict::Ok, "the database is on this machine"),
+            (false, true, false) => self.note(
+                "tls",
+                Verdict::Ok,
+                "the connection is encrypted and the server's certificate verified",
+            ),
+            (false, encrypted, _) => {
+                let state = if encrypted {
+                    "encrypted, but the server's certificate is not verified"
+                } else {
+                    "not encrypted"
+                };
+                self.note("tls", Verdict::Warning, format!("the connection is {state}: use sslmode=verify-full (with sslrootcert= for a private authority)"));
             }
         }
     }

@@ -70,8 +70,8 @@
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`], [`retention`], [`chain`](mod@chain) | nothing |
-//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`review`], [`reconcile`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) with its `throttle`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`restore`](mod@restore), [`uploads`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
+//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`folders`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`review`], [`reconcile`] | the words |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`restore`](mod@restore), [`uploads`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`], [`archive`] | one world each |
 //! | composition | [`settings`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
@@ -81,9 +81,11 @@
 pub mod archive;
 pub mod chain;
 pub mod dangling;
+pub mod discovery;
 pub mod doctor;
 pub mod event;
 pub mod failure;
+pub mod folders;
 pub mod guards;
 pub mod hands;
 pub mod judge;
@@ -102,6 +104,7 @@ pub mod progress;
 pub mod recheck;
 pub mod reconcile;
 pub mod references;
+pub mod remember;
 pub mod restore;
 pub mod retention;
 pub mod review;

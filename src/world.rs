@@ -3,17 +3,21 @@
 //! [`Production`] is the real one; a simulated one stands behind the same trait, so that the
 //! same run is hunted there.
 
+use std::future::ready;
+
 use aws_sdk_s3::Client;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use crate::discovery::{self, Discovery, DiscoveryError};
 use crate::failure::RunError;
 use crate::guards::Versioning;
 use crate::hands::{Delete, FreshCheck, Identity, Journal, Look, ReferenceSnapshot, SnapshotError};
+use crate::key::ObjectKey;
 use crate::ledger::Ledger;
 use crate::listing::Pages;
 use crate::plan::ApprovedPlan;
-use crate::postgres::{Database, PrimaryCheck, Snapshot};
+use crate::postgres::{ColumnSearch, Database, PrimaryCheck, Snapshot};
 use crate::retention::Retention;
 use crate::s3::{Bucket, Deleter, Undeleter};
 use crate::settings::Settings;
@@ -61,6 +65,11 @@ pub trait World {
 
     /// The journal of the run with this id.
     fn journal(&self, run_id: Uuid) -> Self::Journal;
+
+    /// Searches the database for these orphans. (A world that cannot be searched names none.)
+    fn discover(&self, _sample: &[ObjectKey]) -> impl Future<Output = Result<Discovery, RunError>> {
+        ready(Ok(Discovery::default()))
+    }
 }
 
 /// S3, PostgreSQL and the machine's clock.
@@ -143,5 +152,23 @@ impl World for Production<'_> {
 
     fn journal(&self, run_id: Uuid) -> Ledger {
         Ledger::new(&self.settings.report, self.client, run_id)
+    }
+
+    async fn discover(&self, sample: &[ObjectKey]) -> Result<Discovery, RunError> {
+        let settings = self.settings;
+        let failed = |error: crate::postgres::DatabaseError| DiscoveryError(error.into());
+        let mut search = ColumnSearch::open(&self.database, &settings.references)
+            .await
+            .map_err(failed)?;
+        let found = discovery::discover(
+            sample,
+            &settings.rules,
+            &settings.not_references,
+            &mut search,
+            &self.bucket,
+        )
+        .await?;
+        search.close().await.map_err(failed)?;
+        Ok(found)
     }
 }

@@ -3,14 +3,19 @@
 mod check;
 mod connect;
 mod copy;
+mod discover;
 mod examine;
 mod query;
+mod role;
 mod snapshot;
+mod state;
 
 pub use check::PrimaryCheck;
 pub use connect::{Database, DatabaseUrl, UrlError};
+pub use discover::ColumnSearch;
 pub use examine::{Examination, Order, examine};
 pub use query::ReferencesQuery;
+pub use role::{more_than_reading, state};
 pub use snapshot::Snapshot;
 
 use thiserror::Error;

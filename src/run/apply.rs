@@ -55,6 +55,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             ..ground
         };
         let mut refusals = guards::inspect(&standby, settings.allowed);
+        refusals.extend(self.doubt_database(&snapshot.state()));
         refusals.extend(review::same_database(reviewed.header(), &identity));
         if !refusals.is_empty() {
             return Ok(End::Refused(refusals));
@@ -65,9 +66,8 @@ impl<J: Journal + Sync> Run<'_, J> {
             return Ok(End::Stopped);
         };
         let refused_by = plan.reviewed_refusals();
-        let refused_by = refused_by.iter().map(|no| no.guard.to_owned()).collect();
-        let header = self.header(&identity, cutoff, &plan, refused_by)?;
-        self.journal.plan(&header, plan.spool()).await?;
+        self.write_down(&identity, cutoff, &plan, &refused_by)
+            .await?;
         let approved = match plan.approve_reviewed() {
             Ok(approved) => approved,
             Err(refused) => return Ok(End::Refused(refused.0)),

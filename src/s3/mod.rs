@@ -14,6 +14,6 @@ pub(crate) use bucket::said;
 pub use bucket::{Bucket, BucketError};
 pub use connect::{client, connect, http_client};
 pub use delete::Deleter;
-pub use get::{GetError, get_file, names};
+pub use get::{GetError, get, get_file, names};
 pub use put::{PutError, put, put_file};
 pub use undelete::Undeleter;
