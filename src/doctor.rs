@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::access;
 use crate::chain::chain;
 use crate::guards::{self, Allowances, Ground, Versioning};
 use crate::hands::{Current, FreshCheck as _, Look as _, LookError};
 use crate::key::ObjectKey;
 use crate::ledger::Ledger;
 use crate::listing::{Bookmark, RangeListing};
-use crate::postgres::{self, Database, Examination, Order, PrimaryCheck};
+use crate::postgres::{self, Examination, Order, PrimaryCheck};
 use crate::probe::{Probe, probe};
 use crate::s3::{Bucket, Deleter};
 use crate::settings::Settings;
@@ -225,7 +226,7 @@ impl Doctor<'_> {
 
     async fn database(&mut self, sample: &[ObjectKey]) {
         let settings = self.settings;
-        let database = Database::new(settings.database_url.clone());
+        let database = access::database(&settings.database);
         let Examination {
             identity,
             version,
@@ -247,7 +248,10 @@ impl Doctor<'_> {
                 "this is a standby; a sweep needs the primary",
             );
         }
-        let url = &settings.database_url;
+        let url = match database.url().await {
+            Ok(url) => url,
+            Err(error) => return self.note("database", Verdict::Problem, chain(&error)),
+        };
         match (url.is_local(), encrypted, url.is_unverified()) {
             (true, ..) => self.note("tls", Verdict::Ok, "the database is on this machine"),
             (false, true, false) => self.note(
@@ -261,7 +265,7 @@ impl Doctor<'_> {
                 } else {
                     "not encrypted"
                 };
-                self.note("tls", Verdict::Warning, format!("the connection is {state}: use sslmode=verify-full (with sslrootcert= for a private authority)"));
+                self.note("tls", Verdict::Warning, format!("the connection is {state}: use sslmode=verify-full (with --database-ca for a private authority)"));
             }
         }
         match order {

@@ -70,12 +70,14 @@
 //! | words | [`key`], [`object`], [`summary`], [`chain`](mod@chain) | nothing |
 //! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`] | the words |
 //! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
-//! | adapters | [`s3`], [`postgres`], [`ledger`] | one world each |
-//! | composition | [`settings`], [`event`], [`failure`], [`run`](mod@run), [`doctor`] | both worlds |
+//! | adapters | [`s3`], [`postgres`], [`ledger`], [`aws`] | one world each |
+//! | composition | [`settings`], [`access`], [`event`], [`failure`], [`run`](mod@run), [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
 //!
 //! [`upload`] is the service's side: where orphans come from.
 
+pub mod access;
+pub mod aws;
 pub mod chain;
 pub mod dangling;
 pub mod doctor;

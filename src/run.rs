@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::access;
 use crate::chain::chain;
 use crate::dangling;
 use crate::failure::RunError;
@@ -18,7 +19,7 @@ use crate::manifest::{self, Header, sha256};
 use crate::mark::{Marking, chunks};
 use crate::merge::Criteria;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
-use crate::postgres::{Database, Identity, PrimaryCheck, Snapshot};
+use crate::postgres::{Identity, PrimaryCheck, Snapshot};
 use crate::probe::{Probe, probe};
 use crate::progress::Progress;
 use crate::s3::{Bucket, Deleter};
@@ -199,10 +200,10 @@ impl Run<'_> {
             settings.bucket(),
             settings.scope.prefix().clone(),
         );
-        let database = Database::new(settings.database_url.clone());
-        if settings.database_url.is_unverified() {
+        let database = access::database(&settings.database);
+        if let Some(host) = settings.database.unverified_host() {
             tracing::warn!(
-                host = settings.database_url.host(),
+                host,
                 "the address of the database asks for less than sslmode=verify-full: somebody on the way could answer in its place"
             );
         }

@@ -4,6 +4,7 @@
 //! Each raw value knows where it came from, so that a complaint names the flag, the
 //! variable or the field that it is about.
 
+mod database;
 mod raw;
 
 use std::path::PathBuf;
@@ -12,8 +13,9 @@ use std::time::Duration;
 use crate::guards::{Allowances, Limits};
 use crate::key::Prefix;
 use crate::names::{NameRules, ReferenceForm};
-use crate::postgres::{DatabaseUrl, ReferencesQuery};
+use crate::postgres::ReferencesQuery;
 use crate::scope::Scope;
+pub use database::DatabaseAccess;
 pub use raw::{ConfigError, RawSettings, Setting};
 
 /// A grace period like `24h` or `7d`.
@@ -108,8 +110,8 @@ pub struct Settings {
     pub references: ReferencesQuery,
     /// How names become keys; knows the bucket.
     pub rules: NameRules,
-    /// The database.
-    pub database_url: DatabaseUrl,
+    /// Where the database is and what signs in there.
+    pub database: DatabaseAccess,
     /// The grace period.
     pub min_age: Duration,
     /// How many orphans may be deleted.
@@ -145,8 +147,7 @@ impl Settings {
         let references = raw
             .one(Setting::References)
             .map_or("SELECT name FROM images", |given| &given.text);
-        let given = raw.required(Setting::DatabaseUrl)?;
-        let database_url = DatabaseUrl::new(&given.text).map_err(|error| given.wrong(error))?;
+        let database = database::access(raw)?;
         let report = match (
             raw.parsed(Setting::Report, ReportLocation::parse)?,
             default_report,
@@ -176,7 +177,7 @@ impl Settings {
             scope,
             references: ReferencesQuery::new(references),
             rules,
-            database_url,
+            database,
             min_age: min_age(raw)?,
             max_delete: raw.parsed(Setting::MaxDelete, parse_count)?,
             limits: Limits {

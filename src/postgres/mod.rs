@@ -1,16 +1,21 @@
 //! Everything that knows PostgreSQL.
 
+mod access;
 mod check;
 mod connect;
 mod copy;
 mod examine;
 mod query;
+mod roots;
 mod snapshot;
 
+pub use access::{Access, AccessError};
 pub use check::PrimaryCheck;
+pub(crate) use connect::Parts;
 pub use connect::{Database, DatabaseUrl, UrlError};
 pub use examine::{Examination, Order, examine};
 pub use query::ReferencesQuery;
+pub(crate) use roots::rds_region;
 pub use snapshot::{Identity, Snapshot};
 
 use thiserror::Error;
@@ -18,6 +23,9 @@ use thiserror::Error;
 /// The database could not be read.
 #[derive(Debug, Error)]
 pub enum DatabaseError {
+    /// Nobody says where the database is or how to sign in.
+    #[error("could not learn how to sign in to the database")]
+    Access(#[from] AccessError),
     /// No connection.
     #[error("could not connect to the database")]
     Connect(#[source] sqlx::Error),
