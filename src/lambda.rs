@@ -1,8 +1,12 @@
 //! The Lambda door: events in, the summary or a named error out.
 
+mod log;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_s3::Client;
+use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde::Serialize;
 use serde_json::Value;
@@ -10,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::chain::chain;
 use crate::event;
+use crate::metrics;
 use crate::progress::Progress;
 use crate::run::run;
 use crate::s3;
@@ -32,7 +37,16 @@ pub async fn serve() -> Result<(), lambda_runtime::Error> {
     let settings = RawSettings::from_environment(std::env::vars_os())
         .and_then(|raw| Settings::new(&raw, None));
     let (client, settings) = (&client, &settings);
-    let handler = async move |event| answer(settings.as_ref(), client, &event).await;
+    let cold = &AtomicBool::new(true);
+    let handler = async move |event: LambdaEvent<Value>| {
+        let cold_start = cold.swap(false, Ordering::Relaxed);
+        log::begin(log::Invocation {
+            request_id: event.context.request_id.clone(),
+            trace_id: event.context.xray_trace_id.clone(),
+            cold_start,
+        });
+        Box::pin(answer(settings.as_ref(), client, &event, cold_start)).await
+    };
     Box::pin(serve_by(handler)).await
 }
 
@@ -41,13 +55,7 @@ pub async fn serve() -> Result<(), lambda_runtime::Error> {
 /// # Panics
 /// When something logs already.
 pub fn log_to_stdout() {
-    tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
-        .with_span_list(false)
-        .with_max_level(tracing::Level::INFO)
-        .init();
+    log::to_stdout();
 }
 
 /// Serves invocations by this handler, whose panics are answers, too.
@@ -58,13 +66,17 @@ pub async fn serve_by<Answer: Serialize>(
     handler: impl AsyncFn(LambdaEvent<Value>) -> Result<Answer, Diagnostic>,
 ) -> Result<(), lambda_runtime::Error> {
     let handler = &handler;
-    lambda_runtime::run(service_fn(async move |event| handler(event).await)).await
+    lambda_runtime::run(service_fn(async move |event| {
+        Box::pin(handler(event)).await
+    }))
+    .await
 }
 
 async fn answer(
     settings: Result<&Settings, &ConfigError>,
     client: &Client,
     event: &LambdaEvent<Value>,
+    cold_start: bool,
 ) -> Result<Summary, Diagnostic> {
     let config = |error: &ConfigError| {
         tracing::error!(error = %error, "refused the configuration");
@@ -76,6 +88,10 @@ async fn answer(
 
     let stop = Stop::at(last_moment(event.context.deadline));
     let report = run(&settings, client, &stop, &Progress::default()).await;
+    log::write(
+        "metrics",
+        metrics::embedded(&report.summary, cold_start, Timestamp::now()),
+    );
     match report.error {
         None => Ok(report.summary),
         Some(error) => Err(named(

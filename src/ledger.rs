@@ -5,8 +5,11 @@
 //! runs/<run id>/dangling.jsonl         references without an object, if there are any
 //! runs/<run id>/outcomes/<batch>.json  what became of each orphan, after its batch
 //! runs/<run id>/summary.json           the answer
+//! locks/<bucket and prefix>.json       whose turn it is
 //! ```
 //! Run ids are `UUIDv7`, so the folders sort by time.
+
+mod lock;
 
 use std::error::Error;
 use std::io::{self, Write as _};
@@ -24,6 +27,7 @@ use crate::object::{Orphan, Outcome};
 use crate::s3;
 use crate::settings::ReportLocation;
 use crate::summary::Summary;
+pub use lock::{Claim, Held, Other};
 
 /// The ledger of one run.
 #[derive(Debug, Clone)]

@@ -68,7 +68,7 @@
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`], [`chain`](mod@chain) | nothing |
-//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`] | the words |
+//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`], [`metrics`] | the words |
 //! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`], [`aws`] | one world each |
 //! | composition | [`settings`], [`access`], [`event`], [`failure`], [`run`](mod@run), [`doctor`] | both worlds |
@@ -92,6 +92,7 @@ pub mod listing;
 pub mod manifest;
 pub mod mark;
 pub mod merge;
+pub mod metrics;
 pub mod names;
 pub mod object;
 pub mod plan;

@@ -14,7 +14,7 @@ use crate::dangling;
 use crate::failure::RunError;
 use crate::guards::{self, Ground};
 use crate::judge::judge;
-use crate::ledger::Ledger;
+use crate::ledger::{Claim, Ledger};
 use crate::manifest::{self, Header, sha256};
 use crate::mark::{Marking, chunks};
 use crate::merge::Criteria;
@@ -75,7 +75,7 @@ pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &P
         counts: Counts::default(),
         problems: Vec::new(),
     };
-    let mut ended = run.carry_out(client).await;
+    let mut ended = run.in_its_turn(client).await;
     if !run.swept {
         // What was found and not asked about waits for another run.
         run.counts.deferred = run.counts.orphans;
@@ -193,6 +193,22 @@ struct Run<'run> {
 }
 
 impl Run<'_> {
+    /// A dry run disturbs nobody; a sweep waits for no other, it leaves the work to it.
+    async fn in_its_turn(&mut self, client: &Client) -> Result<End, RunError> {
+        let settings = self.settings;
+        if settings.allowed.dry_run {
+            return Box::pin(self.carry_out(client)).await;
+        }
+        let claim = self
+            .ledger
+            .claim(settings.bucket(), settings.scope.prefix());
+        match unless(self.stop, claim).await? {
+            None => Ok(End::Stopped),
+            Some(Claim::Other(other)) => Ok(End::Refused(vec![other.refusal()])),
+            Some(Claim::Held(held)) => held.during(Box::pin(self.carry_out(client))).await,
+        }
+    }
+
     async fn carry_out(&mut self, client: &Client) -> Result<End, RunError> {
         let settings = self.settings;
         let bucket = Bucket::new(

@@ -71,6 +71,9 @@ impl ReportLocation {
     /// The folder of all runs below it.
     pub(crate) const RUNS: &str = "runs";
 
+    /// The folder that says whose turn it is.
+    pub(crate) const LOCKS: &str = "locks";
+
     /// `s3://bucket/prefix` or a folder.
     fn parse(text: &str) -> Result<Self, String> {
         let neither = || format!("{text:?} is neither s3://bucket/prefix nor a folder");
@@ -96,8 +99,11 @@ impl ReportLocation {
         let Self::S3 { bucket, prefix } = self else {
             return false;
         };
-        let runs = Prefix::folder(&format!("{}{}", prefix.as_str(), Self::RUNS));
-        bucket == swept && (runs.extends(scope) || scope.extends(&runs))
+        bucket == swept
+            && [Self::RUNS, Self::LOCKS].iter().any(|folder| {
+                let folder = Prefix::folder(&format!("{}{folder}", prefix.as_str()));
+                folder.extends(scope) || scope.extends(&folder)
+            })
     }
 }
 

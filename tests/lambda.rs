@@ -525,6 +525,72 @@ async fn the_log_is_json_and_the_password_is_nowhere() {
 }
 
 #[tokio::test]
+async fn each_line_says_which_invocation_it_is_of_and_each_run_gives_its_metrics_once() {
+    let world = world().await;
+    let mut function = environment(&world)
+        .with(&[("SWEEPER_PREFIX", "images")])
+        .function()
+        .await;
+    let dry = function.invoke(r#"{"dry_run": true}"#).await.response();
+    let real = function.invoke("{}").await.response();
+    function.invoke(r#"{"dry_run": 1}"#).await.error();
+    let log = function.end().await;
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let mut cold: Vec<(String, bool)> = Vec::new();
+    for line in &lines {
+        let request = line["function_request_id"].as_str().expect("an id");
+        let is_cold = line["cold_start"].as_bool().expect("a boolean");
+        assert!(line["message"].is_string(), "{line}");
+        if cold.last().is_none_or(|(last, _)| last != request) {
+            cold.push((request.to_owned(), is_cold));
+        }
+        assert_eq!(cold.last().map(|(_, cold)| *cold), Some(is_cold));
+    }
+    let cold: Vec<bool> = cold.into_iter().map(|(_, cold)| cold).collect();
+    assert_eq!(cold, [true, false, false]);
+
+    let metrics: Vec<&Value> = lines
+        .iter()
+        .filter(|line| line["_aws"].is_object())
+        .collect();
+    let [of_dry, of_real] = metrics[..] else {
+        panic!("{metrics:?}")
+    };
+    for (line, summary) in [(of_dry, &dry), (of_real, &real)] {
+        assert_eq!(line["run_id"], summary["run_id"]);
+        assert_eq!(
+            (&line["bucket"], &line["prefix"]),
+            (&json!(BUCKET), &json!("images/"))
+        );
+        assert_eq!(line["runs_succeeded"], 1);
+        for name in [
+            "listed",
+            "references",
+            "orphans",
+            "orphan_bytes",
+            "deleted",
+            "deleted_bytes",
+            "dangling",
+            "failed",
+            "duration_ms",
+        ] {
+            assert_eq!(line[name], summary[name], "{name}");
+        }
+    }
+    assert_eq!(
+        (&of_dry["cold_starts"], &of_dry["deleted"]),
+        (&json!(1), &json!(0))
+    );
+    assert_eq!(
+        (&of_real["cold_starts"], &of_real["deleted"]),
+        (&json!(0), &json!(2))
+    );
+}
+
+#[tokio::test]
 async fn a_panic_is_an_answer_and_the_process_serves_on() {
     let world = World::new().await;
     let program = std::env::current_exe().expect("this program");

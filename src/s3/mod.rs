@@ -1,6 +1,7 @@
 //! Everything that knows S3.
 
 mod bucket;
+mod conditional;
 mod connect;
 mod delete;
 pub mod page;
@@ -8,6 +9,7 @@ mod put;
 
 pub(crate) use bucket::said;
 pub use bucket::{Bucket, BucketError};
+pub use conditional::{Condition, Put, get, put_if};
 pub use connect::{client, connect, http_client};
 pub use delete::Deleter;
 pub use put::{PutError, put, put_file};
