@@ -1,6 +1,7 @@
 //! What AWS knows of the database: the secret that holds its password, and the tokens that
 //! sign in without one.
 
+mod ask;
 mod secret;
 mod token;
 

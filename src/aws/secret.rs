@@ -3,20 +3,23 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use aws_sdk_secretsmanager::Client;
-use aws_sdk_secretsmanager::error::{DisplayErrorContext, ProvideErrorMetadata as _};
+use aws_config::SdkConfig;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde::Deserialize;
+use serde_json::json;
 use thiserror::Error;
 use tokio::sync::{Mutex, OnceCell};
 
+use super::ask::{Question, ask};
+use crate::chain::chain;
 use crate::postgres::{Access, AccessError, DatabaseUrl, Parts};
 
 /// The ARN of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretArn {
     text: String,
+    partition: String,
     region: String,
 }
 
@@ -43,6 +46,7 @@ impl SecretArn {
         let named = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '*');
         (word(partition) && word(region) && word(account) && named).then(|| Self {
             text: text.to_owned(),
+            partition: partition.to_owned(),
             region: region.to_owned(),
         })
     }
@@ -84,7 +88,7 @@ pub enum SecretError {
 pub struct Secret {
     arn: SecretArn,
     ca: Option<PathBuf>,
-    client: OnceCell<Client>,
+    configuration: OnceCell<SdkConfig>,
     /// What was read last: a run asks for many connections.
     read: Mutex<Option<DatabaseUrl>>,
 }
@@ -97,32 +101,40 @@ impl Secret {
         Self {
             arn,
             ca,
-            client: OnceCell::new(),
+            configuration: OnceCell::new(),
             read: Mutex::new(None),
         }
     }
 
     async fn read(&self) -> Result<DatabaseUrl, SecretError> {
-        let client = self
-            .client
-            .get_or_init(async || Client::new(&super::configuration(Some(&self.arn.region)).await));
-        let answer = client
+        let unread = |code: String, message: String| SecretError::Unread {
+            arn: self.arn.to_string(),
+            code,
+            message,
+        };
+        let configuration = self
+            .configuration
+            .get_or_init(|| super::configuration(Some(&self.arn.region)))
+            .await;
+        let question = Question {
+            service: "secretsmanager",
+            target: "secretsmanager.GetSecretValue",
+            endpoint: self.endpoint(configuration),
+            region: &self.arn.region,
+            body: json!({"SecretId": self.arn.text}).to_string(),
+        };
+        let (status, text) = ask(configuration, &question)
             .await
-            .get_secret_value()
-            .secret_id(&self.arn.text)
-            .send()
-            .await
-            .map_err(|error| SecretError::Unread {
-                arn: self.arn.to_string(),
-                code: error.code().unwrap_or("NoAnswer").to_owned(),
-                message: error
-                    .message()
-                    .map_or_else(|| DisplayErrorContext(&error).to_string(), str::to_owned),
-            })?;
-        let url = answer
-            .secret_string()
-            .ok_or_else(|| "holds bytes, not text".to_owned())
-            .and_then(address)
+            .map_err(|error| unread("NoAnswer".to_owned(), chain(&error)))?;
+        if status != 200 {
+            let (code, message) = said(status, &text);
+            return Err(unread(code, message));
+        }
+        let url = serde_json::from_str(&text)
+            .ok()
+            .and_then(|answer: Answer| answer.secret_string)
+            .ok_or_else(|| "holds no text".to_owned())
+            .and_then(|secret| address(&secret))
             .map_err(|problem| SecretError::Content {
                 arn: self.arn.to_string(),
                 problem,
@@ -132,6 +144,54 @@ impl Secret {
             None => url,
         })
     }
+}
+
+impl Secret {
+    /// The standard places, or the service's own address
+    /// (<https://docs.aws.amazon.com/general/latest/gr/asm.html>).
+    fn endpoint(&self, configuration: &SdkConfig) -> String {
+        if let Ok(endpoint) = std::env::var("AWS_ENDPOINT_URL_SECRETS_MANAGER")
+            && !endpoint.is_empty()
+        {
+            return endpoint;
+        }
+        if let Some(endpoint) = configuration.endpoint_url() {
+            return endpoint.to_owned();
+        }
+        let suffix = if self.arn.partition == "aws-cn" {
+            "amazonaws.com.cn"
+        } else {
+            "amazonaws.com"
+        };
+        format!("https://secretsmanager.{}.{suffix}", self.arn.region)
+    }
+}
+
+/// The part of the answer that is wanted
+/// (<https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html>).
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(rename = "SecretString")]
+    secret_string: Option<String>,
+}
+
+/// Code and words of a refusal.
+fn said(status: u16, text: &str) -> (String, String) {
+    #[derive(Deserialize)]
+    struct Refusal {
+        #[serde(rename = "__type")]
+        kind: Option<String>,
+        #[serde(alias = "Message")]
+        message: Option<String>,
+    }
+    let refusal: Option<Refusal> = serde_json::from_str(text).ok();
+    let (kind, message) = refusal.map_or((None, None), |said| (said.kind, said.message));
+    // The type may have a namespace before it.
+    let code = kind.and_then(|kind| kind.rsplit('#').next().map(str::to_owned));
+    (
+        code.unwrap_or_else(|| format!("Http{status}")),
+        message.unwrap_or_else(|| "Secrets Manager gave no reason".to_owned()),
+    )
 }
 
 /// The password is nowhere in it.
@@ -281,6 +341,16 @@ mod tests {
             assert!(problem.contains(named), "{text}: {problem}");
             assert!(!problem.contains("hunter2"), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_told_by_its_code() {
+        let text = r#"{"__type":"com.amazonaws#AccessDeniedException","Message":"no"}"#;
+        assert_eq!(
+            said(400, text),
+            ("AccessDeniedException".into(), "no".into())
+        );
+        assert_eq!(said(502, "<html>").0, "Http502");
     }
 
     #[test]
