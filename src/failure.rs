@@ -4,10 +4,9 @@ use std::error::Error as StdError;
 
 use thiserror::Error;
 
-use crate::hands::{CheckError, RecordError};
+use crate::hands::{CheckError, RecordError, SnapshotError};
 use crate::judge::JudgeError;
 use crate::mark::MarkError;
-use crate::postgres::DatabaseError;
 use crate::s3::BucketError;
 use crate::summary::SumError;
 use crate::sweep::SweepError;
@@ -42,9 +41,9 @@ impl RunError {
     }
 }
 
-impl From<DatabaseError> for RunError {
-    fn from(error: DatabaseError) -> Self {
-        Self::Database(error.into())
+impl From<SnapshotError> for RunError {
+    fn from(SnapshotError(error): SnapshotError) -> Self {
+        Self::Database(error)
     }
 }
 

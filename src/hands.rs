@@ -1,15 +1,21 @@
 //! What the steps need of the world, as traits: someone who looks, someone who deletes,
-//! someone who asks the primary, someone who writes down. Production's adapters and the
-//! tests' fakes stand behind the same ones.
+//! someone who reads the references, someone who asks the primary, someone who writes down.
+//! Production's adapters and the tests' fakes stand behind the same ones.
 
 use std::error::Error as StdError;
+use std::fmt;
 
+use bytes::Bytes;
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 use thiserror::Error;
 
-use crate::key::ObjectKey;
+use crate::key::{ObjectKey, Prefix};
+use crate::manifest::{Header, Spool};
 use crate::object::{ETag, Orphan, Outcome};
 use crate::reconcile::BatchAnswer;
+use crate::summary::Summary;
+use crate::turn::{Alone, Turn};
 
 /// What S3 holds under a key now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +101,52 @@ pub trait Delete: Look {
     ) -> impl Future<Output = Result<Option<String>, LookError>> + Send;
 }
 
+/// Which database answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// `system_identifier` of the cluster: copies of its files share it, other clusters
+    /// differ.
+    pub system_identifier: String,
+    /// The database's name.
+    pub database: String,
+    /// Whether the server is a standby.
+    pub standby: bool,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = if self.standby { "standby" } else { "primary" };
+        write!(
+            f,
+            "database {} on {role} {}",
+            self.database, self.system_identifier
+        )
+    }
+}
+
+/// The snapshot of the references could not be read as a whole.
+#[derive(Debug, Error)]
+#[error(transparent)]
+pub struct SnapshotError(pub Box<dyn StdError + Send + Sync>);
+
+/// Every name of the references query, NULL as `None`.
+pub type Names<'snapshot> = BoxStream<'snapshot, Result<Option<Bytes>, SnapshotError>>;
+
+/// One snapshot of the references.
+pub trait ReferenceSnapshot: Send {
+    /// Which database answers.
+    fn identity(&self) -> &Identity;
+
+    /// Every name: in byte order, or as it comes.
+    fn names(
+        &mut self,
+        in_order: bool,
+    ) -> impl Future<Output = Result<Names<'_>, SnapshotError>> + Send;
+
+    /// Makes sure that no row was lost, and ends the snapshot.
+    fn finish(self) -> impl Future<Output = Result<(), SnapshotError>> + Send;
+}
+
 /// The database could not be asked.
 #[derive(Debug, Error)]
 #[error("the fresh check failed")]
@@ -127,4 +179,34 @@ pub trait Record {
         batch: u64,
         settled: &[(Orphan, Outcome)],
     ) -> impl Future<Output = Result<(), RecordError>> + Send;
+}
+
+/// Who writes down a whole run.
+pub trait Journal: Record {
+    /// Where the run is written down, as people write it.
+    fn location(&self) -> String;
+
+    /// Asks for this run's turn at the bucket and prefix. It has it where nobody else writes
+    /// down.
+    fn turn(
+        &self,
+        bucket: &str,
+        prefix: &Prefix,
+    ) -> impl Future<Output = Result<Turn, RecordError>> + Send {
+        let _ = (bucket, prefix);
+        std::future::ready(Ok(Turn::Ours(Box::new(Alone))))
+    }
+
+    /// Writes the manifest, before anything is deleted.
+    fn plan(
+        &self,
+        header: &Header,
+        spool: &Spool,
+    ) -> impl Future<Output = Result<(), RecordError>> + Send;
+
+    /// Writes the references that have no object.
+    fn dangling(&self, keys: &[ObjectKey]) -> impl Future<Output = Result<(), RecordError>> + Send;
+
+    /// Writes the answer.
+    fn summary(&self, summary: &Summary) -> impl Future<Output = Result<(), RecordError>> + Send;
 }

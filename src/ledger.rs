@@ -20,14 +20,14 @@ use serde::Serialize;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
 
-use crate::hands::{Record, RecordError};
+use crate::hands::{Journal, Record, RecordError};
 use crate::key::{ObjectKey, Prefix};
 use crate::manifest::{Header, Spool};
 use crate::object::{Orphan, Outcome};
 use crate::s3;
 use crate::settings::ReportLocation;
 use crate::summary::Summary;
-pub use lock::{Claim, Held, Other};
+use crate::turn::Turn;
 
 /// The ledger of one run.
 #[derive(Debug, Clone)]
@@ -62,8 +62,7 @@ impl Ledger {
     }
 
     /// Where a file of the run lies, as people write it.
-    #[must_use]
-    pub fn location(&self, file: &str) -> String {
+    fn place_of(&self, file: &str) -> String {
         let name = self.name(file);
         match &self.place {
             Place::S3 { bucket, prefix, .. } => format!("s3://{bucket}/{}{name}", prefix.as_str()),
@@ -95,66 +94,6 @@ impl Ledger {
                 context: self.root(),
                 source,
             })
-    }
-
-    /// Writes the manifest.
-    ///
-    /// # Errors
-    /// The place cannot be written to.
-    pub async fn plan(&self, header: &Header, spool: &Spool) -> Result<(), RecordError> {
-        const FILE: &str = "plan.jsonl";
-        let write = |mut file: NamedTempFile| {
-            spool.write_manifest(header, &mut io::BufWriter::new(&mut file))?;
-            Ok(file)
-        };
-        match &self.place {
-            Place::Folder(folder) => {
-                let path = folder.join(self.name(FILE));
-                let written = new_beside(&path)
-                    .and_then(write)
-                    .and_then(|file| keep(file, &path));
-                written.map_err(|error| self.failed(FILE, error))
-            }
-            Place::S3 {
-                client,
-                bucket,
-                prefix,
-            } => {
-                let file = NamedTempFile::new()
-                    .and_then(write)
-                    .map_err(|error| self.failed(FILE, error))?;
-                let key = format!("{}{}", prefix.as_str(), self.name(FILE));
-                s3::put_file(client, bucket, &key, file.path())
-                    .await
-                    .map_err(|error| self.failed(FILE, error))
-            }
-        }
-    }
-
-    /// Writes the references that have no object; the rest beyond them is only counted.
-    ///
-    /// # Errors
-    /// The place cannot be written to.
-    pub async fn dangling(&self, keys: &[ObjectKey]) -> Result<(), RecordError> {
-        #[derive(Serialize)]
-        struct Line<'run> {
-            key: &'run ObjectKey,
-        }
-        let mut lines = Vec::new();
-        for key in keys {
-            serde_json::to_writer(&mut lines, &Line { key })
-                .map_err(|error| self.failed("dangling.jsonl", error))?;
-            lines.push(b'\n');
-        }
-        self.write("dangling.jsonl", lines).await
-    }
-
-    /// Writes the answer.
-    ///
-    /// # Errors
-    /// The place cannot be written to.
-    pub async fn summary(&self, summary: &Summary) -> Result<(), RecordError> {
-        self.write_json("summary.json", summary).await
     }
 
     async fn write_json(&self, file: &str, value: &impl Serialize) -> Result<(), RecordError> {
@@ -192,7 +131,7 @@ impl Ledger {
 
     fn failed(&self, file: &str, error: impl Into<Box<dyn Error + Send + Sync>>) -> RecordError {
         RecordError {
-            context: self.location(file),
+            context: self.place_of(file),
             source: error.into(),
         }
     }
@@ -279,5 +218,63 @@ impl Record for Ledger {
             &Batch { batch, outcomes },
         )
         .await
+    }
+}
+
+impl Journal for Ledger {
+    fn location(&self) -> String {
+        self.place_of("")
+    }
+
+    async fn turn(&self, bucket: &str, prefix: &Prefix) -> Result<Turn, RecordError> {
+        self.claim(bucket, prefix).await
+    }
+
+    async fn plan(&self, header: &Header, spool: &Spool) -> Result<(), RecordError> {
+        const FILE: &str = "plan.jsonl";
+        let write = |mut file: NamedTempFile| {
+            spool.write_manifest(header, &mut io::BufWriter::new(&mut file))?;
+            Ok(file)
+        };
+        match &self.place {
+            Place::Folder(folder) => {
+                let path = folder.join(self.name(FILE));
+                let written = new_beside(&path)
+                    .and_then(write)
+                    .and_then(|file| keep(file, &path));
+                written.map_err(|error| self.failed(FILE, error))
+            }
+            Place::S3 {
+                client,
+                bucket,
+                prefix,
+            } => {
+                let file = NamedTempFile::new()
+                    .and_then(write)
+                    .map_err(|error| self.failed(FILE, error))?;
+                let key = format!("{}{}", prefix.as_str(), self.name(FILE));
+                s3::put_file(client, bucket, &key, file.path())
+                    .await
+                    .map_err(|error| self.failed(FILE, error))
+            }
+        }
+    }
+
+    async fn dangling(&self, keys: &[ObjectKey]) -> Result<(), RecordError> {
+        #[derive(Serialize)]
+        struct Line<'run> {
+            key: &'run ObjectKey,
+        }
+        let mut lines = Vec::new();
+        for key in keys {
+            serde_json::to_writer(&mut lines, &Line { key })
+                .map_err(|error| self.failed("dangling.jsonl", error))?;
+            lines.push(b'\n');
+        }
+        self.write("dangling.jsonl", lines).await
+    }
+
+    async fn summary(&self, summary: &Summary) -> Result<(), RecordError> {
+        self.write_json("summary.json", summary).await
     }
 }

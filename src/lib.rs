@@ -69,9 +69,9 @@
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`], [`chain`](mod@chain) | nothing |
 //! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`], [`metrics`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep), [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`], [`aws`] | one world each |
-//! | composition | [`settings`], [`access`], [`event`], [`failure`], [`run`](mod@run), [`doctor`] | both worlds |
+//! | composition | [`settings`], [`access`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
 //!
 //! [`upload`] is the service's side: where orphans come from.
@@ -109,7 +109,9 @@ pub mod sorting;
 pub mod stop;
 pub mod summary;
 pub mod sweep;
+pub mod turn;
 pub mod upload;
+pub mod world;
 
 #[cfg(feature = "cli")]
 pub mod cli;

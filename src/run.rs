@@ -8,25 +8,25 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::access;
 use crate::chain::chain;
 use crate::dangling;
 use crate::failure::RunError;
 use crate::guards::{self, Ground};
+use crate::hands::{Delete, FreshCheck, Identity, Journal, Look, ReferenceSnapshot};
 use crate::judge::judge;
-use crate::ledger::{Claim, Ledger};
+use crate::listing::Pages;
 use crate::manifest::{self, Header, sha256};
 use crate::mark::{Marking, chunks};
 use crate::merge::Criteria;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
-use crate::postgres::{Identity, PrimaryCheck, Snapshot};
 use crate::probe::{Probe, probe};
 use crate::progress::Progress;
-use crate::s3::{Bucket, Deleter};
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::summary::{Counts, MAX_PROBLEMS, Problem, Refusal, Status, SumError, Summary};
 use crate::sweep::{Hands, Judged, MAX_BATCH, Pace, SweepError, sweep};
+use crate::turn::{Turn, during};
+use crate::world::{Production, World};
 
 /// References in a range: nine pages' worth, so that the page which straddles a cut, and is
 /// listed twice, stays a small part of the whole.
@@ -55,19 +55,30 @@ enum End {
     Stopped,
 }
 
-/// Runs once. Every error is in the report: a run always has an answer.
+/// Runs once in the world that the settings name. Every error is in the report: a run always
+/// has an answer.
 pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &Progress) -> Report {
+    run_in(&Production::new(settings, client), settings, stop, progress).await
+}
+
+/// Runs once in this world.
+pub async fn run_in<W: World>(
+    world: &W,
+    settings: &Settings,
+    stop: &Stop,
+    progress: &Progress,
+) -> Report {
     let began = Instant::now();
     let run_id = Uuid::now_v7();
-    let started_at = Timestamp::now();
-    let ledger = Ledger::new(&settings.report, client, run_id);
+    let started_at = world.now();
+    let journal = world.journal(run_id);
     tracing::info!(%run_id, bucket = settings.bucket(), prefix = %settings.scope.prefix(), dry_run = settings.allowed.dry_run, "started a run");
 
     let mut run = Run {
         settings,
         stop,
         progress,
-        ledger: &ledger,
+        journal: &journal,
         run_id,
         started_at,
         cutoff: None,
@@ -75,7 +86,7 @@ pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &P
         counts: Counts::default(),
         problems: Vec::new(),
     };
-    let mut ended = run.in_its_turn(client).await;
+    let mut ended = run.in_its_turn(world).await;
     if !run.swept {
         // What was found and not asked about waits for another run.
         run.counts.deferred = run.counts.orphans;
@@ -105,10 +116,10 @@ pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &P
         counts: run.counts,
         refusal: refusals.first().cloned(),
         errors: run.problems,
-        report: ledger.location(""),
+        report: journal.location(),
     };
     summary.name(error.as_ref());
-    if let Err(unwritten) = ledger.summary(&summary).await {
+    if let Err(unwritten) = journal.summary(&summary).await {
         // The deletions stand as counted; only their record is missing.
         status = Status::Failed;
         let unwritten = RunError::from(unwritten);
@@ -178,11 +189,11 @@ impl Summary {
 
 /// What becomes known in the course of a run.
 #[expect(clippy::struct_field_names, reason = "the contract calls it `run_id`")]
-struct Run<'run> {
+struct Run<'run, J> {
     settings: &'run Settings,
     stop: &'run Stop,
     progress: &'run Progress,
-    ledger: &'run Ledger,
+    journal: &'run J,
     run_id: Uuid,
     started_at: Timestamp,
     cutoff: Option<Timestamp>,
@@ -192,42 +203,30 @@ struct Run<'run> {
     problems: Vec<Problem>,
 }
 
-impl Run<'_> {
+impl<J: Journal> Run<'_, J> {
     /// A dry run disturbs nobody; a sweep waits for no other, it leaves the work to it.
-    async fn in_its_turn(&mut self, client: &Client) -> Result<End, RunError> {
+    async fn in_its_turn<W: World>(&mut self, world: &W) -> Result<End, RunError> {
         let settings = self.settings;
         if settings.allowed.dry_run {
-            return Box::pin(self.carry_out(client)).await;
+            return Box::pin(self.carry_out(world)).await;
         }
-        let claim = self
-            .ledger
-            .claim(settings.bucket(), settings.scope.prefix());
-        match unless(self.stop, claim).await? {
+        let turn = self
+            .journal
+            .turn(settings.bucket(), settings.scope.prefix());
+        match unless(self.stop, turn).await? {
             None => Ok(End::Stopped),
-            Some(Claim::Other(other)) => Ok(End::Refused(vec![other.refusal()])),
-            Some(Claim::Held(held)) => held.during(Box::pin(self.carry_out(client))).await,
+            Some(Turn::Another(refusal)) => Ok(End::Refused(vec![refusal])),
+            Some(Turn::Ours(hold)) => during(hold, Box::pin(self.carry_out(world))).await,
         }
     }
 
-    async fn carry_out(&mut self, client: &Client) -> Result<End, RunError> {
+    async fn carry_out<W: World>(&mut self, world: &W) -> Result<End, RunError> {
         let settings = self.settings;
-        let bucket = Bucket::new(
-            client.clone(),
-            settings.bucket(),
-            settings.scope.prefix().clone(),
-        );
-        let database = access::database(&settings.database);
-        if let Some(host) = settings.database.unverified_host() {
-            tracing::warn!(
-                host,
-                "the address of the database asks for less than sslmode=verify-full: somebody on the way could answer in its place"
-            );
-        }
         let stop = self.stop;
-        let Some((versioning, storage_now)) = unless(stop, bucket.ground()).await? else {
+        let Some((versioning, storage_now)) = unless(stop, world.ground()).await? else {
             return Ok(End::Stopped);
         };
-        let local_now = Timestamp::now();
+        let local_now = world.now();
         let ground = Ground {
             local_now,
             storage_now,
@@ -244,8 +243,7 @@ impl Run<'_> {
 
         // The snapshot is taken after the cutoff was fixed, so that it sees every row that
         // will ever name an object older than it.
-        let opened = Snapshot::open(&database, &settings.references);
-        let Some(snapshot) = unless(stop, opened).await? else {
+        let Some(snapshot) = unless(stop, world.snapshot()).await? else {
             return Ok(End::Stopped);
         };
         let identity = snapshot.identity().clone();
@@ -261,21 +259,16 @@ impl Run<'_> {
         }
 
         let listed_since = Instant::now();
-        let mut check = PrimaryCheck::new(
-            database,
-            settings.references.clone(),
-            settings.rules.clone(),
-            identity.clone(),
-        );
-        let planned = self.plan(&bucket, snapshot, &criteria, &mut check);
+        let mut check = world.check(&identity);
+        let planned = self.plan(world.bucket(), snapshot, &criteria, &mut check);
         let Some(plan) = unless(stop, planned).await? else {
             return Ok(End::Stopped);
         };
-        self.ledger
+        self.journal
             .plan(&self.header(&identity, cutoff, &plan), plan.spool())
             .await?;
         if !plan.dangling().is_empty() {
-            self.ledger.dangling(plan.dangling()).await?;
+            self.journal.dangling(plan.dangling()).await?;
         }
         let approved = match plan.approve(&settings.limits) {
             Ok(approved) => approved,
@@ -287,7 +280,7 @@ impl Run<'_> {
         if approved.plan().spool().is_empty() {
             return Ok(End::Done);
         }
-        let deleter = Deleter::new(bucket);
+        let deleter = world.deleter(&approved);
         let honoured = match probe(&deleter, settings.scope.prefix()).await {
             Probe::Honoured => true,
             Probe::Unclear => {
@@ -315,10 +308,10 @@ impl Run<'_> {
     /// deletes.
     async fn plan(
         &mut self,
-        bucket: &Bucket,
-        mut snapshot: Snapshot,
+        bucket: &(impl Pages + Look + Sync),
+        mut snapshot: impl ReferenceSnapshot,
         criteria: &Criteria,
-        check: &mut PrimaryCheck,
+        check: &mut impl FreshCheck,
     ) -> Result<Plan, RunError> {
         let settings = self.settings;
         let mut builder = PlanBuilder::new(settings.max_delete)?;
@@ -329,7 +322,7 @@ impl Run<'_> {
                 per_chunk: REFERENCES_PER_RANGE,
             };
             let names = snapshot.names(settings.rules.keep_order()).await?;
-            let chunks = chunks(Box::pin(names), marking);
+            let chunks = chunks(names, marking);
             let counts = &mut self.counts;
             let note = |so_far: &Counts| {
                 *counts = *so_far;
@@ -364,8 +357,8 @@ impl Run<'_> {
         &mut self,
         plan: &ApprovedPlan,
         judged: Judged,
-        deleter: &Deleter,
-        check: &mut PrimaryCheck,
+        deleter: &(impl Delete + Sync),
+        check: &mut impl FreshCheck,
     ) -> Result<End, RunError> {
         let concurrency = self.settings.concurrency;
         let pace = Pace {
@@ -376,7 +369,7 @@ impl Run<'_> {
         let hands = Hands {
             delete: deleter,
             check,
-            record: self.ledger,
+            record: self.journal,
         };
         let swept = sweep(plan, judged, hands, pace, self.stop, |counts| {
             self.progress.swept(counts);

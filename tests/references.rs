@@ -5,11 +5,11 @@
 mod support;
 
 use futures::TryStreamExt as _;
-use orphan_sweeper::hands::FreshCheck as _;
+use orphan_sweeper::hands::{FreshCheck as _, Identity, ReferenceSnapshot as _, SnapshotError};
 use orphan_sweeper::key::ObjectKey;
 use orphan_sweeper::local::s3::Operation;
 use orphan_sweeper::postgres::{
-    Database, DatabaseError, DatabaseUrl, Identity, PrimaryCheck, ReferencesQuery, Snapshot,
+    Database, DatabaseError, DatabaseUrl, PrimaryCheck, ReferencesQuery, Snapshot,
 };
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
@@ -322,7 +322,7 @@ async fn commit_when_awaited(world: &World, other: &mut PgConnection) {
 /// Opens a snapshot whose references query waits for a lock that another session holds, lets
 /// that session do its work and commit, and reads on: what the snapshot sees then, and how it
 /// ends.
-async fn snapshot_meanwhile(work: &str) -> (usize, Result<(), DatabaseError>) {
+async fn snapshot_meanwhile(work: &str) -> (usize, Result<(), SnapshotError>) {
     let world = world().await;
     let mut other = world.connect().await;
     other
@@ -358,8 +358,11 @@ async fn rows_lost_under_the_snapshot_are_noticed() {
     ] {
         let (seen, ended) = snapshot_meanwhile(work).await;
         assert!(seen == 0 || seen == 2);
+        let rewritten = |SnapshotError(error): &SnapshotError| {
+            matches!(error.downcast_ref(), Some(DatabaseError::Rewritten { .. }))
+        };
         assert!(
-            matches!(ended, Err(DatabaseError::Rewritten { .. })),
+            ended.as_ref().is_err_and(rewritten),
             "{work}: saw {seen}, ended {ended:?}"
         );
     }

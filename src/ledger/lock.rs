@@ -14,12 +14,13 @@
 
 use std::convert::Infallible;
 use std::fs::{File, TryLockError};
-use std::future::Future;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -32,6 +33,7 @@ use crate::manifest::sha256;
 use crate::s3::{self, Condition, Put};
 use crate::settings::ReportLocation;
 use crate::summary::Refusal;
+use crate::turn::{Alone, Hold, Turn};
 
 /// How long a run that says nothing keeps its lock.
 const TERM: Duration = Duration::from_mins(10);
@@ -66,27 +68,16 @@ impl Note {
     }
 }
 
-/// The answer to a run that wants to sweep.
-#[derive(Debug)]
-pub enum Claim {
-    /// It may.
-    Held(Held),
-    /// Another one does.
-    Other(Other),
-}
-
 /// Another run that sweeps the same.
 #[derive(Debug)]
-pub struct Other {
+struct Other {
     run_id: Option<Uuid>,
     since: Option<Timestamp>,
     expires: Option<Timestamp>,
 }
 
 impl Other {
-    /// The guard's no.
-    #[must_use]
-    pub fn refusal(&self) -> Refusal {
+    fn refusal(&self) -> Refusal {
         let mut hint = "another run is sweeping the same bucket and prefix".to_owned();
         if let (Some(run_id), Some(since)) = (self.run_id, self.since) {
             hint += &format!(" ({run_id}, since {since})");
@@ -107,10 +98,7 @@ impl Other {
 
 /// A lock that this run holds.
 #[derive(Debug)]
-pub struct Held(Hold);
-
-#[derive(Debug)]
-enum Hold {
+enum Held {
     S3 {
         client: Client,
         bucket: String,
@@ -119,7 +107,7 @@ enum Hold {
         etag: String,
     },
     Folder(File),
-    /// The storage knows no conditions.
+    /// Somebody else took it.
     Nothing,
 }
 
@@ -128,7 +116,7 @@ impl Ledger {
     ///
     /// # Errors
     /// The ledger cannot be written to, or the lock there cannot be read.
-    pub async fn claim(&self, bucket: &str, prefix: &Prefix) -> Result<Claim, RecordError> {
+    pub(super) async fn claim(&self, bucket: &str, prefix: &Prefix) -> Result<Turn, RecordError> {
         // A prefix may hold what no file's name can.
         let name = format!(
             "{}/{bucket}-{}.json",
@@ -144,7 +132,7 @@ impl Ledger {
             expires: None,
             released: false,
         };
-        let (claim, place) = match &self.place {
+        let (turn, place) = match &self.place {
             Place::S3 {
                 client,
                 bucket,
@@ -161,7 +149,7 @@ impl Ledger {
                 (claim_file(&path, &note), place)
             }
         };
-        claim.map_err(|source| RecordError {
+        turn.map_err(|source| RecordError {
             context: place,
             source,
         })
@@ -175,9 +163,9 @@ async fn claim_object(
     bucket: &str,
     key: String,
     note: Note,
-) -> Result<Claim, AnyError> {
+) -> Result<Turn, AnyError> {
     let held = |etag| {
-        Claim::Held(Held(Hold::S3 {
+        Turn::Ours(Box::new(Held::S3 {
             client: client.clone(),
             bucket: bucket.to_owned(),
             key: key.clone(),
@@ -197,7 +185,7 @@ async fn claim_object(
                 tracing::warn!(
                     "the storage of the ledger takes no conditions, so two runs at once are not held apart"
                 );
-                return Ok(Claim::Held(Held(Hold::Nothing)));
+                return Ok(Turn::Ours(Box::new(Alone)));
             }
             Put::Unmet => {}
         }
@@ -211,20 +199,24 @@ async fn claim_object(
             return Ok(held(etag));
         }
         if !found.is_free(Timestamp::now()) {
-            return Ok(Claim::Other(found.into()));
+            return Ok(Turn::Another(Other::from(found).refusal()));
         }
         condition = Some(etag);
         other = Some(found);
     }
     // Whoever changes it all the time lives.
-    Ok(Claim::Other(other.map_or(
-        Other {
-            run_id: None,
-            since: None,
-            expires: None,
-        },
-        Other::from,
-    )))
+    Ok(Turn::Another(
+        other
+            .map_or(
+                Other {
+                    run_id: None,
+                    since: None,
+                    expires: None,
+                },
+                Other::from,
+            )
+            .refusal(),
+    ))
 }
 
 impl From<Note> for Other {
@@ -237,7 +229,7 @@ impl From<Note> for Other {
     }
 }
 
-fn claim_file(path: &Path, note: &Note) -> Result<Claim, AnyError> {
+fn claim_file(path: &Path, note: &Note) -> Result<Turn, AnyError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -254,78 +246,79 @@ fn claim_file(path: &Path, note: &Note) -> Result<Claim, AnyError> {
             file.set_len(0)?;
             file.rewind()?;
             file.write_all(&note.text()?)?;
-            Ok(Claim::Held(Held(Hold::Folder(file))))
+            Ok(Turn::Ours(Box::new(Held::Folder(file))))
         }
         Err(TryLockError::WouldBlock) => {
             let mut text = Vec::new();
             file.read_to_end(&mut text)?;
             let found: Option<Note> = serde_json::from_slice(&text).ok();
-            Ok(Claim::Other(Other {
-                run_id: found.as_ref().map(|note| note.run_id),
-                since: found.map(|note| note.since),
-                expires: None,
-            }))
+            Ok(Turn::Another(
+                Other {
+                    run_id: found.as_ref().map(|note| note.run_id),
+                    since: found.map(|note| note.since),
+                    expires: None,
+                }
+                .refusal(),
+            ))
         }
         Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
             tracing::warn!(
                 "the ledger's file system knows no locks, so two runs at once are not held apart"
             );
-            Ok(Claim::Held(Held(Hold::Nothing)))
+            Ok(Turn::Ours(Box::new(Alone)))
         }
         Err(TryLockError::Error(error)) => Err(error.into()),
     }
 }
 
-impl Held {
-    /// Does the work while saying that this run lives, and lets go.
-    pub async fn during<T>(mut self, work: impl Future<Output = T>) -> T {
-        let done = tokio::select! {
-            done = work => done,
-            never = self.renew() => match never {},
-        };
-        self.release().await;
-        done
-    }
-
-    async fn renew(&mut self) -> Infallible {
-        loop {
-            tokio::time::sleep(RENEWAL).await;
-            let Hold::S3 { note, .. } = &mut self.0 else {
-                continue;
-            };
-            note.expires = Some(Timestamp::now() + TERM);
-            if !self.write().await {
-                // Two at once do no harm, so there is nothing to break off for.
-                self.0 = Hold::Nothing;
-            }
-        }
-    }
-
-    async fn release(mut self) {
-        match &mut self.0 {
-            Hold::Nothing => {}
-            Hold::Folder(file) => {
-                // Else it would be free only when the process ends.
-                if let Err(error) = file.unlock() {
-                    tracing::warn!(error = chain(&error), "could not let go of the lock");
+impl Hold for Held {
+    fn keep(&mut self) -> BoxFuture<'_, Infallible> {
+        async {
+            loop {
+                tokio::time::sleep(RENEWAL).await;
+                let Held::S3 { note, .. } = self else {
+                    continue;
+                };
+                note.expires = Some(Timestamp::now() + TERM);
+                if !self.write().await {
+                    // Two at once do no harm, so there is nothing to break off for.
+                    *self = Held::Nothing;
                 }
             }
-            Hold::S3 { note, .. } => {
-                note.released = true;
-                self.write().await;
-            }
         }
+        .boxed()
     }
 
+    fn release(&mut self) -> BoxFuture<'_, ()> {
+        async {
+            match self {
+                Held::Nothing => {}
+                Held::Folder(file) => {
+                    // Else it would be free only when the process ends.
+                    if let Err(error) = file.unlock() {
+                        tracing::warn!(error = chain(&error), "could not let go of the lock");
+                    }
+                }
+                Held::S3 { note, .. } => {
+                    note.released = true;
+                    self.write().await;
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Held {
     /// Whether the lock is still this run's.
     async fn write(&mut self) -> bool {
-        let Hold::S3 {
+        let Held::S3 {
             client,
             bucket,
             key,
             note,
             etag,
-        } = &mut self.0
+        } = self
         else {
             return true;
         };

@@ -10,8 +10,8 @@ use super::connect::{Isolation, execute};
 use super::examine::explain;
 use super::query::{Collation, literal};
 use super::snapshot::{copy_out, identify};
-use super::{Database, DatabaseError, Identity, ReferencesQuery, statement};
-use crate::hands::{CheckError, FreshCheck};
+use super::{Database, DatabaseError, ReferencesQuery, statement};
+use crate::hands::{CheckError, FreshCheck, Identity};
 use crate::key::ObjectKey;
 use crate::names::NameRules;
 

@@ -8,7 +8,8 @@ use sqlx::types::JsonValue;
 use super::connect::{Isolation, execute};
 use super::query::{Origin, literal};
 use super::snapshot::{first_column, identify};
-use super::{Database, DatabaseError, Identity, ReferencesQuery, statement};
+use super::{Database, DatabaseError, ReferencesQuery, statement};
+use crate::hands::Identity;
 
 /// What was found.
 #[derive(Debug)]

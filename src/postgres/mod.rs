@@ -16,9 +16,11 @@ pub use connect::{Database, DatabaseUrl, UrlError};
 pub use examine::{Examination, Order, examine};
 pub use query::ReferencesQuery;
 pub(crate) use roots::rds_region;
-pub use snapshot::{Identity, Snapshot};
+pub use snapshot::Snapshot;
 
 use thiserror::Error;
+
+use crate::hands::SnapshotError;
 
 /// The database could not be read.
 #[derive(Debug, Error)]
@@ -54,6 +56,12 @@ pub enum DatabaseError {
         /// The tables and indexes.
         relations: String,
     },
+}
+
+impl From<DatabaseError> for SnapshotError {
+    fn from(error: DatabaseError) -> Self {
+        Self(error.into())
+    }
 }
 
 /// Names what was tried when a statement failed.

@@ -1,37 +1,13 @@
 //! One snapshot of the references: every name that was committed when it was taken.
 
-use std::fmt;
-
-use futures::stream::{BoxStream, Stream, TryStreamExt as _, try_unfold};
+use futures::stream::{BoxStream, Stream, StreamExt as _, TryStreamExt as _, try_unfold};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::connect::{Isolation, execute};
 use super::copy::{Decoder, Value};
 use super::{Database, DatabaseError, ReferencesQuery, statement};
-
-/// Which database this is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// `system_identifier` of the cluster: copies of its files share it, other clusters
-    /// differ.
-    pub system_identifier: String,
-    /// The database's name.
-    pub database: String,
-    /// Whether the server is a standby.
-    pub standby: bool,
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let role = if self.standby { "standby" } else { "primary" };
-        write!(
-            f,
-            "database {} on {role} {}",
-            self.database, self.system_identifier
-        )
-    }
-}
+use crate::hands::{Identity, Names, ReferenceSnapshot, SnapshotError};
 
 /// The relations that lost rows for this snapshot: those whose files were replaced after it
 /// was taken (TRUNCATE and a rewriting ALTER are not versioned:
@@ -73,39 +49,30 @@ impl Snapshot {
             query: query.clone(),
         })
     }
+}
 
-    /// Which database answers.
-    #[must_use]
-    pub fn identity(&self) -> &Identity {
+impl ReferenceSnapshot for Snapshot {
+    fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Every name: in byte order, or as it comes.
-    ///
-    /// # Errors
-    /// The query fails. The stream's last item is an error when it did not end as a
-    /// complete COPY does.
-    pub async fn names(
-        &mut self,
-        in_order: bool,
-    ) -> Result<impl Stream<Item = Result<Value, DatabaseError>> + Send + '_, DatabaseError> {
+    /// The stream's last item is an error when it did not end as a complete COPY does.
+    async fn names(&mut self, in_order: bool) -> Result<Names<'_>, SnapshotError> {
         let text = if in_order {
             self.query.copy_in_order()
         } else {
             self.query.copy()
         };
-        copy_out(&mut self.connection, text).await
+        let names = copy_out(&mut self.connection, text).await?;
+        Ok(names.map_err(SnapshotError::from).boxed())
     }
 
-    /// Makes sure that no row was lost, and ends the transaction.
-    ///
-    /// # Errors
-    /// A table was truncated or rewritten under the snapshot.
-    pub async fn finish(mut self) -> Result<(), DatabaseError> {
+    /// Fails where a table was truncated or rewritten under the snapshot.
+    async fn finish(mut self) -> Result<(), SnapshotError> {
         let relations: Option<String> =
             first_column(&mut self.connection, REWRITTEN, "look for rewritten tables").await?;
         if let Some(relations) = relations {
-            return Err(DatabaseError::Rewritten { relations });
+            return Err(DatabaseError::Rewritten { relations }.into());
         }
         execute(&mut self.connection, "ROLLBACK".to_owned())
             .await
@@ -113,7 +80,8 @@ impl Snapshot {
         self.connection
             .close()
             .await
-            .map_err(statement("close the connection"))
+            .map_err(statement("close the connection"))?;
+        Ok(())
     }
 }
 

@@ -1,0 +1,128 @@
+//! What a run needs of the world, as one thing: a bucket, the references, a ledger, a clock.
+//!
+//! [`Production`] is the real one; a simulated one stands behind the same trait, so that the
+//! same run is hunted there.
+
+use aws_sdk_s3::Client;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::access;
+use crate::failure::RunError;
+use crate::guards::Versioning;
+use crate::hands::{Delete, FreshCheck, Identity, Journal, Look, ReferenceSnapshot, SnapshotError};
+use crate::ledger::Ledger;
+use crate::listing::Pages;
+use crate::plan::ApprovedPlan;
+use crate::postgres::{Database, PrimaryCheck, Snapshot};
+use crate::s3::{Bucket, Deleter};
+use crate::settings::Settings;
+
+/// Everything that a run touches.
+pub trait World {
+    /// Who lists and looks.
+    type Bucket: Pages + Look + Sync;
+    /// Who deletes.
+    type Deleter: Delete + Sync;
+    /// Who reads the references.
+    type Snapshot: ReferenceSnapshot;
+    /// Who asks the primary again.
+    type Check: FreshCheck;
+    /// Who writes down.
+    type Journal: Journal;
+
+    /// The local clock.
+    fn now(&self) -> Timestamp;
+
+    /// Whether the bucket keeps versions, and S3's clock: the first question of a run.
+    fn ground(&self) -> impl Future<Output = Result<(Versioning, Timestamp), RunError>>;
+
+    /// The bucket, to be read.
+    fn bucket(&self) -> &Self::Bucket;
+
+    /// Opens a snapshot of the references.
+    fn snapshot(&self) -> impl Future<Output = Result<Self::Snapshot, RunError>>;
+
+    /// Who asks the primary again, which must be the database of that identity.
+    fn check(&self, identity: &Identity) -> Self::Check;
+
+    /// The hands that delete. They are only given for a plan that every guard approved.
+    fn deleter(&self, approved: &ApprovedPlan) -> Self::Deleter;
+
+    /// The journal of the run with this id.
+    fn journal(&self, run_id: Uuid) -> Self::Journal;
+}
+
+/// S3, PostgreSQL and the machine's clock.
+#[derive(Debug)]
+pub struct Production<'run> {
+    settings: &'run Settings,
+    client: &'run Client,
+    bucket: Bucket,
+    database: Database,
+}
+
+impl<'run> Production<'run> {
+    /// The world that the settings name.
+    #[must_use]
+    pub fn new(settings: &'run Settings, client: &'run Client) -> Self {
+        if let Some(host) = settings.database.unverified_host() {
+            tracing::warn!(
+                host,
+                "the address of the database asks for less than sslmode=verify-full: somebody on the way could answer in its place"
+            );
+        }
+        Self {
+            settings,
+            client,
+            bucket: Bucket::new(
+                client.clone(),
+                settings.bucket(),
+                settings.scope.prefix().clone(),
+            ),
+            database: access::database(&settings.database),
+        }
+    }
+}
+
+impl World for Production<'_> {
+    type Bucket = Bucket;
+    type Deleter = Deleter;
+    type Snapshot = Snapshot;
+    type Check = PrimaryCheck;
+    type Journal = Ledger;
+
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    async fn ground(&self) -> Result<(Versioning, Timestamp), RunError> {
+        Ok(self.bucket.ground().await?)
+    }
+
+    fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, RunError> {
+        let opened = Snapshot::open(&self.database, &self.settings.references).await;
+        Ok(opened.map_err(SnapshotError::from)?)
+    }
+
+    fn check(&self, identity: &Identity) -> PrimaryCheck {
+        PrimaryCheck::new(
+            self.database.clone(),
+            self.settings.references.clone(),
+            self.settings.rules.clone(),
+            identity.clone(),
+        )
+    }
+
+    fn deleter(&self, _approved: &ApprovedPlan) -> Deleter {
+        Deleter::new(self.bucket.clone())
+    }
+
+    fn journal(&self, run_id: Uuid) -> Ledger {
+        Ledger::new(&self.settings.report, self.client, run_id)
+    }
+}
