@@ -58,7 +58,8 @@ enum End {
 /// Runs once in the world that the settings name. Every error is in the report: a run always
 /// has an answer.
 pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &Progress) -> Report {
-    run_in(&Production::new(settings, client), settings, stop, progress).await
+    let world = Production::new(settings, client);
+    Box::pin(run_in(&world, settings, stop, progress)).await
 }
 
 /// Runs once in this world.
@@ -86,7 +87,7 @@ pub async fn run_in<W: World>(
         counts: Counts::default(),
         problems: Vec::new(),
     };
-    let mut ended = run.in_its_turn(world).await;
+    let mut ended = Box::pin(run.in_its_turn(world)).await;
     if !run.swept {
         // What was found and not asked about waits for another run.
         run.counts.deferred = run.counts.orphans;

@@ -158,7 +158,8 @@ mod tests {
             None,
             "test",
         );
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600);
+        // 2026-01-01T00:00:00Z
+        let now = SystemTime::UNIX_EPOCH + Duration::from_hours(490_896);
         token(&database, "us-east-1", credentials, now).unwrap()
     }
 

@@ -36,13 +36,13 @@ pub(super) fn to_stdout() {
 
 /// Writes a line that is no event, like the metrics.
 pub(super) fn write(message: &str, fields: Map<String, Value>) {
-    let mut line = begun(&tracing::Level::INFO, "orphan_sweeper::metrics");
+    let mut line = begun(tracing::Level::INFO, "orphan_sweeper::metrics");
     line.insert("message".to_owned(), json!(message));
     line.extend(fields);
     print(&line);
 }
 
-fn begun(level: &tracing::Level, target: &str) -> Map<String, Value> {
+fn begun(level: tracing::Level, target: &str) -> Map<String, Value> {
     let mut line = Map::new();
     line.insert("timestamp".to_owned(), json!(Timestamp::now().to_string()));
     line.insert("level".to_owned(), json!(level.as_str()));
@@ -81,7 +81,7 @@ impl<S: Subscriber> Layer<S> for Lines {
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        let mut line = begun(metadata.level(), metadata.target());
+        let mut line = begun(*metadata.level(), metadata.target());
         event.record(&mut Fields(&mut line));
         print(&line);
     }

@@ -78,14 +78,16 @@ struct Other {
 
 impl Other {
     fn refusal(&self) -> Refusal {
-        let mut hint = "another run is sweeping the same bucket and prefix".to_owned();
-        if let (Some(run_id), Some(since)) = (self.run_id, self.since) {
-            hint += &format!(" ({run_id}, since {since})");
-        }
-        hint += "; this one left everything to it, and the next will find what it leaves";
-        if let Some(expires) = self.expires {
-            hint += &format!(". If it was killed, its lock is free at {expires}");
-        }
+        let who = match (self.run_id, self.since) {
+            (Some(run_id), Some(since)) => format!(" ({run_id}, since {since})"),
+            _ => String::new(),
+        };
+        let until = self.expires.map_or_else(String::new, |expires| {
+            format!(". If it was killed, its lock is free at {expires}")
+        });
+        let hint = format!(
+            "another run is sweeping the same bucket and prefix{who}; this one left everything to it, and the next will find what it leaves{until}"
+        );
         Refusal {
             guard: "another_run",
             value: 1.0,
