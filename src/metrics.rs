@@ -51,6 +51,12 @@ pub fn embedded(summary: &Summary, cold_start: bool, now: Timestamp) -> Map<Stri
             ("unknown", "Count", counts.unknown),
         ]);
     }
+    if let Some(rechecked) = &summary.more.rechecked {
+        metrics.extend([
+            ("referenced_after_deletion", "Count", rechecked.referenced),
+            ("restored", "Count", rechecked.restored),
+        ]);
+    }
     if knows_all(summary) {
         metrics.extend([
             ("listed", "Count", counts.listed),
@@ -110,7 +116,8 @@ mod tests {
 
     use super::*;
     use crate::key::Prefix;
-    use crate::summary::{Counts, Refusal};
+    use crate::recheck::Rechecked;
+    use crate::summary::{Counts, More, Refusal};
 
     fn summary(status: Status, prefix: &str) -> Summary {
         Summary {
@@ -132,6 +139,7 @@ mod tests {
             refusal: None,
             errors: Vec::new(),
             report: String::new(),
+            more: More::default(),
         }
     }
 
@@ -190,6 +198,21 @@ mod tests {
             (&json!(1), &json!(0))
         );
         assert!(!line.contains_key("listed") && !line.contains_key("deleted"));
+    }
+
+    #[test]
+    fn what_was_named_again_is_told_where_it_was_asked() {
+        let mut swept = summary(Status::Incomplete, "");
+        assert!(!told(&swept).contains_key("restored"));
+        swept.more.rechecked = Some(Rechecked {
+            referenced: 2,
+            restored: 1,
+        });
+        let line = told(&swept);
+        assert_eq!(
+            (&line["referenced_after_deletion"], &line["restored"]),
+            (&json!(2), &json!(1))
+        );
     }
 
     #[test]
