@@ -1,6 +1,7 @@
 //! The Lambda door: events in, the summary or a named error out.
 
 mod log;
+mod undo;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,7 +19,7 @@ use crate::metrics;
 use crate::progress::Progress;
 use crate::run::run;
 use crate::s3;
-use crate::settings::{ConfigError, RawSettings, Settings};
+use crate::settings::{ConfigError, RawSettings, RestoreSettings, Settings};
 use crate::stop::Stop;
 use crate::summary::Summary;
 
@@ -34,20 +35,33 @@ pub async fn serve() -> Result<(), lambda_runtime::Error> {
     log_to_stdout();
     // Made once: a warm start reuses connections and credentials.
     let client = s3::connect().await;
-    let settings = RawSettings::from_environment(std::env::vars_os())
-        .and_then(|raw| Settings::new(&raw, None));
-    let (client, settings) = (&client, &settings);
-    let cold = &AtomicBool::new(true);
+    let raw = RawSettings::from_environment(std::env::vars_os());
+    let (client, cold) = (&client, &AtomicBool::new(true));
+    if std::env::var("_HANDLER").is_ok_and(|handler| handler == undo::HANDLER) {
+        let settings = &raw.and_then(|raw| RestoreSettings::new(raw, None));
+        let handler = async move |event: LambdaEvent<Value>| {
+            begin(&event, cold);
+            Box::pin(undo::answer(settings.as_ref(), client, &event)).await
+        };
+        return Box::pin(serve_by(handler)).await;
+    }
+    let settings = &raw.and_then(|raw| Settings::new(&raw, None));
     let handler = async move |event: LambdaEvent<Value>| {
-        let cold_start = cold.swap(false, Ordering::Relaxed);
-        log::begin(log::Invocation {
-            request_id: event.context.request_id.clone(),
-            trace_id: event.context.xray_trace_id.clone(),
-            cold_start,
-        });
+        let cold_start = begin(&event, cold);
         Box::pin(answer(settings.as_ref(), client, &event, cold_start)).await
     };
     Box::pin(serve_by(handler)).await
+}
+
+/// Lines are of this event from now on. Whether it is the first of the sandbox.
+fn begin(event: &LambdaEvent<Value>, cold: &AtomicBool) -> bool {
+    let cold_start = cold.swap(false, Ordering::Relaxed);
+    log::begin(log::Invocation {
+        request_id: event.context.request_id.clone(),
+        trace_id: event.context.xray_trace_id.clone(),
+        cold_start,
+    });
+    cold_start
 }
 
 /// Logs to standard output, a JSON object a line.
@@ -78,10 +92,6 @@ async fn answer(
     event: &LambdaEvent<Value>,
     cold_start: bool,
 ) -> Result<Summary, Diagnostic> {
-    let config = |error: &ConfigError| {
-        tracing::error!(error = %error, "refused the configuration");
-        named("Config", error.to_string())
-    };
     let settings = settings.map_err(config)?;
     let options = event::options(&event.payload).map_err(|error| config(&error))?;
     let settings = settings.tighten(&options).map_err(|error| config(&error))?;
@@ -104,6 +114,11 @@ async fn answer(
             ),
         )),
     }
+}
+
+fn config(error: &ConfigError) -> Diagnostic {
+    tracing::error!(error = %error, "refused the configuration");
+    named("Config", error.to_string())
 }
 
 fn named(error_type: &str, error_message: String) -> Diagnostic {

@@ -241,7 +241,7 @@ def translate(text):
 
 
 def check_function(stack):
-    function = stack.only("AWS::Lambda::Function")
+    function = stack.resources["Sweeper"]["Properties"]
     environment = function["Environment"]["Variables"]
     unknown = set(environment) - CONTRACT
     assert not unknown, f"not in the contract: {sorted(unknown)}"
@@ -416,13 +416,49 @@ def check_alarms(template):
     assert all("AlarmActions" not in a for a in quiet.of_type("AWS::CloudWatch::Alarm").values())
 
 
+def check_undo(template):
+    """The second function has its own role, which alone may delete a version."""
+    for prefix, folder in [("", ""), ("images", "images/")]:
+        stack = Stack(template, BucketName="pictures", Prefix=prefix)
+        function = stack.resources["Restorer"]["Properties"]
+        assert function["Handler"] == "restore" and function["Role"] == "<RestorerRole.Arn>"
+        assert set(function["Environment"]["Variables"]) == {"SWEEPER_BUCKET", "SWEEPER_REPORT", "SWEEPER_CONCURRENCY"}
+        report = stack.resources["Sweeper"]["Properties"]["Environment"]["Variables"]["SWEEPER_REPORT"]
+        assert function["Environment"]["Variables"]["SWEEPER_REPORT"] == report
+        granted = {}
+        for actions, resources, condition in stack.statements("RestorerRole"):
+            for action in actions:
+                granted[(action, *resources)] = condition
+        assert set(granted) == {
+            ("s3:ListBucketVersions", "arn:aws:s3:::pictures"),
+            ("s3:GetBucketVersioning", "arn:aws:s3:::pictures"),
+            ("s3:DeleteObjectVersion", f"arn:aws:s3:::pictures/{folder}*"),
+            ("s3:PutObject", "<LedgerBucket.Arn>/ledger/*"),
+            ("s3:GetObject", "<LedgerBucket.Arn>/ledger/*"),
+            ("s3:ListBucket", "<LedgerBucket.Arn>"),
+            ("logs:CreateLogStream", "<SweeperLogs.Arn>"),
+            ("logs:PutLogEvents", "<SweeperLogs.Arn>"),
+            ("xray:PutTraceSegments", "*"),
+            ("xray:PutTelemetryRecords", "*"),
+        }, granted
+        for (action, *_), condition in granted.items():
+            if action.startswith("s3:"):
+                assert condition["StringEquals"]["aws:ResourceAccount"] == "123456789012", action
+        listed = granted[("s3:ListBucketVersions", "arn:aws:s3:::pictures")]
+        assert listed.get("StringLike", {}).get("s3:prefix") == (f"{folder}*" if prefix else None)
+    for actions, _, _ in stack.statements("SweeperRole"):
+        assert "s3:DeleteObjectVersion" not in actions and "lambda:InvokeFunction" not in actions
+    source = (ROOT / "src" / "lambda" / "undo.rs").read_text()
+    assert 'HANDLER: &str = "restore"' in source
+
+
 def check_dead_letters(stack):
     queue = "<DeadLetters.Arn>"
     asynchronous = stack.only("AWS::Lambda::EventInvokeConfig")
     assert asynchronous["DestinationConfig"]["OnFailure"]["Destination"] == queue
     assert stack.only("AWS::Scheduler::Schedule")["Target"]["DeadLetterConfig"] == {"Arn": queue}
     assert stack.only("AWS::SQS::Queue")["SqsManagedSseEnabled"] is True
-    assert stack.only("AWS::Lambda::Function")["TracingConfig"] == {"Mode": "Active"}
+    assert stack.resources["Sweeper"]["Properties"]["TracingConfig"] == {"Mode": "Active"}
 
 
 def check_files():
@@ -458,7 +494,7 @@ def check_parameters(template):
         LedgerRetentionDays=0,
         TimeZone="Asia/Seoul",
     )
-    function = stack.only("AWS::Lambda::Function")
+    function = stack.resources["Sweeper"]["Properties"]
     assert function["Architectures"] == ["x86_64"]
     assert function["Environment"]["Variables"]["SWEEPER_DRY_RUN"] == "false"
     schedule = stack.only("AWS::Scheduler::Schedule")
@@ -466,12 +502,12 @@ def check_parameters(template):
     rules = stack.resources["LedgerBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
     assert not any("ExpirationInDays" in rule for rule in rules), "0 must keep the ledger"
     for none in ("", "-1"):
-        function = Stack(template, ReservedConcurrency=none).only("AWS::Lambda::Function")
+        function = Stack(template, ReservedConcurrency=none).resources["Sweeper"]["Properties"]
         assert "ReservedConcurrentExecutions" not in function
     aborting = Stack(template, AbortUploads="true")
     granted = {a for actions, _, _ in aborting.statements("SweeperRole") for a in actions}
     assert granted == SWEEP_ACTIONS | {"s3:AbortMultipartUpload"}
-    environment = aborting.only("AWS::Lambda::Function")["Environment"]["Variables"]
+    environment = aborting.resources["Sweeper"]["Properties"]["Environment"]["Variables"]
     assert environment["SWEEPER_ABORT_UPLOADS"] == "true"
     assert template["Parameters"]["DatabaseUrl"]["NoEcho"] is True
     pattern = template["Parameters"]["DatabaseUser"]["AllowedPattern"]
@@ -554,7 +590,7 @@ def check_build(text):
 
 def check_source(template):
     source = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.rs"))
-    function = Stack(template).only("AWS::Lambda::Function")
+    function = Stack(template).resources["Sweeper"]["Properties"]
     for name in function["Environment"]["Variables"]:
         assert re.search(rf"\b{name}\b", source), f"the template sets {name}, nothing in src reads it"
     settings = (ROOT / "src" / "settings" / "raw.rs").read_text()
@@ -576,6 +612,7 @@ def check(text):
     check_options(template)
     check_rules(template)
     check_alarms(template)
+    check_undo(template)
     check_parameters(template)
     check_scope(template)
     check_groups(text)
@@ -674,6 +711,9 @@ BREAKS = [
     ("      - Assert: !Not [!Equals [!Ref DatabaseUser, \"\"]]", "      - Assert: !Not [!Equals [!Ref DatabaseUrl, \"\"]]"),
     ("    RuleCondition: !Equals [!Ref DatabaseIam, \"true\"]", "    RuleCondition: !Equals [!Ref DatabaseIam, \"false\"]"),
     ("!If [HasCaLayer, /opt/ca.pem, \"\"]", "/opt/ca.pem"),
+    ("      Handler: restore\n", "      Handler: bootstrap\n"),
+    ("      Role: !GetAtt RestorerRole.Arn\n", "      Role: !GetAtt SweeperRole.Arn\n"),
+    ("                Action: s3:DeleteObjectVersion\n", "                Action: s3:DeleteObject*\n"),
     ("AWS_MAX_ATTEMPTS=1 ", ""),
     ("--cli-read-timeout 0 ", ""),
     ("echo '{\"dry_run\":true}'", "echo '{}'"),
