@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::access;
 use crate::chain::chain;
 use crate::guards::{self, Allowances, Ground, Versioning};
 use crate::hands::{Current, FreshCheck as _, Look as _, LookError};
@@ -17,7 +18,7 @@ use crate::key::ObjectKey;
 use crate::ledger::Ledger;
 use crate::listing::{Bookmark, RangeListing};
 use crate::merge::Criteria;
-use crate::postgres::{self, Database, Examination, Order, PrimaryCheck};
+use crate::postgres::{self, DatabaseUrl, Examination, Order, PrimaryCheck};
 use crate::probe::{Probe, probe};
 use crate::retention::Retention;
 use crate::s3::{Bucket, Deleter};
@@ -284,7 +285,7 @@ impl Doctor<'_> {
 
     async fn database(&mut self, bucket: &Bucket, sample: &[ObjectKey]) {
         let settings = self.settings;
-        let database = Database::new(settings.database_url.clone());
+        let database = access::database(&settings.database);
         let Examination {
             identity,
             version,
@@ -306,7 +307,10 @@ impl Doctor<'_> {
                 "this is a standby; a sweep needs the primary",
             );
         }
-        self.encryption(encrypted);
+        match database.url().await {
+            Ok(url) => self.encryption(&url, encrypted),
+            Err(error) => return self.note("database", Verdict::Problem, chain(&error)),
+        }
         match order {
             Order::Index => self.note(
                 "order",
@@ -367,8 +371,7 @@ impl Doctor<'_> {
         }
     }
 
-    fn encryption(&mut self, encrypted: bool) {
-        let url = &self.settings.database_url;
+    fn encryption(&mut self, url: &DatabaseUrl, encrypted: bool) {
         match (url.is_local(), encrypted, url.is_unverified()) {
             (true, ..) => self.note("tls", Verdict::Ok, "the database is on this machine"),
             (false, true, false) => self.note(
@@ -382,7 +385,7 @@ impl Doctor<'_> {
                 } else {
                     "not encrypted"
                 };
-                self.note("tls", Verdict::Warning, format!("the connection is {state}: use sslmode=verify-full (with sslrootcert= for a private authority)"));
+                self.note("tls", Verdict::Warning, format!("the connection is {state}: use sslmode=verify-full (with --database-ca for a private authority)"));
             }
         }
     }

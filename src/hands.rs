@@ -19,6 +19,7 @@ use crate::manifest::{Header, Spool, sha256};
 use crate::object::{ETag, Orphan, Outcome};
 use crate::reconcile::BatchAnswer;
 use crate::summary::Summary;
+use crate::turn::{Alone, Turn};
 
 /// What S3 holds under a key now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,6 +247,17 @@ pub trait Record {
 pub trait Journal: Record {
     /// Where the run is written down, as people write it.
     fn location(&self) -> String;
+
+    /// Asks for this run's turn at the bucket and prefix. It has it where nobody else writes
+    /// down.
+    fn turn(
+        &self,
+        bucket: &str,
+        prefix: &Prefix,
+    ) -> impl Future<Output = Result<Turn, RecordError>> + Send {
+        let _ = (bucket, prefix);
+        std::future::ready(Ok(Turn::Ours(Box::new(Alone))))
+    }
 
     /// Writes the manifest, before anything is deleted.
     fn plan(

@@ -8,10 +8,12 @@
 //! runs/<run id>/summary.json           the answer
 //! runs/<run id>/restored/<id>.json     what a restoration gave back, if there was one
 //! runs/latest/<scope>.json             the last good run of a scope
+//! locks/<bucket and prefix>.json       whose turn it is
 //! ```
 //! Run ids are `UUIDv7`, so the folders sort by time.
 
 mod latest;
+mod lock;
 
 use std::error::Error;
 use std::io::{self, Write as _};
@@ -30,6 +32,7 @@ use crate::restore::Restoration;
 use crate::s3;
 use crate::settings::ReportLocation;
 use crate::summary::Summary;
+use crate::turn::Turn;
 
 /// The ledger of one run.
 #[derive(Debug, Clone)]
@@ -235,6 +238,10 @@ impl Record for Ledger {
 impl Journal for Ledger {
     fn location(&self) -> String {
         self.place_of("")
+    }
+
+    async fn turn(&self, bucket: &str, prefix: &Prefix) -> Result<Turn, RecordError> {
+        self.claim(bucket, prefix).await
     }
 
     async fn plan(&self, header: &Header, spool: &Spool) -> Result<(), RecordError> {

@@ -70,15 +70,17 @@
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`], [`retention`], [`chain`](mod@chain) | nothing |
-//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`folders`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`review`], [`reconcile`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`restore`](mod@restore), [`uploads`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
-//! | adapters | [`s3`], [`postgres`], [`ledger`], [`archive`] | one world each |
-//! | composition | [`settings`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), [`doctor`] | both worlds |
+//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`folders`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`review`], [`reconcile`], [`metrics`] | the words |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`restore`](mod@restore), [`uploads`], [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
+//! | adapters | [`s3`], [`postgres`], [`ledger`], [`archive`], [`aws`] | one world each |
+//! | composition | [`settings`], [`access`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
 //!
 //! [`upload`] is the service's side: where orphans come from.
 
+pub mod access;
 pub mod archive;
+pub mod aws;
 pub mod chain;
 pub mod dangling;
 pub mod discovery;
@@ -95,6 +97,7 @@ pub mod listing;
 pub mod manifest;
 pub mod mark;
 pub mod merge;
+pub mod metrics;
 pub mod names;
 pub mod object;
 pub mod plan;
@@ -118,6 +121,7 @@ pub mod stop;
 pub mod summary;
 pub mod sweep;
 mod throttle;
+pub mod turn;
 pub mod undelete;
 pub mod undo;
 pub mod upload;

@@ -37,6 +37,7 @@ use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::summary::{Counts, MAX_PROBLEMS, More, Problem, Refusal, Status, SumError, Summary};
 use crate::sweep::{Hands, Judged, MAX_BATCH, Pace, SweepError, sweep};
+use crate::turn::{Turn, during};
 use crate::world::{Production, World};
 
 /// References in a range: nine pages' worth, so that the page which straddles a cut, and is
@@ -69,7 +70,8 @@ enum End {
 /// Runs once in the world that the settings name. Every error is in the report: a run always
 /// has an answer.
 pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &Progress) -> Report {
-    run_in(&Production::new(settings, client), settings, stop, progress).await
+    let world = Production::new(settings, client);
+    Box::pin(run_in(&world, settings, stop, progress)).await
 }
 
 /// Runs once in this world.
@@ -140,11 +142,7 @@ async fn run_of<W: World>(
             ..More::default()
         },
     };
-    let mut ended = match reviewed {
-        // Boxed: the futures are large, and deeply nested.
-        None => Box::pin(run.carry_out(world)).await,
-        Some(reviewed) => Box::pin(run.apply(world, reviewed)).await,
-    };
+    let mut ended = Box::pin(run.in_its_turn(world, reviewed)).await;
     if !run.swept {
         // What was found and not asked about waits for another run.
         run.counts.deferred = run.counts.orphans;
@@ -295,6 +293,38 @@ struct Run<'run, J> {
 }
 
 impl<J: Journal + Sync> Run<'_, J> {
+    /// A dry run disturbs nobody; a sweep waits for no other, it leaves the work to it.
+    async fn in_its_turn<W: World>(
+        &mut self,
+        world: &W,
+        reviewed: Option<&Reviewed>,
+    ) -> Result<End, RunError> {
+        let settings = self.settings;
+        if settings.allowed.dry_run {
+            return self.work(world, reviewed).await;
+        }
+        let turn = self
+            .journal
+            .turn(settings.bucket(), settings.scope.prefix());
+        match unless(self.stop, turn).await? {
+            None => Ok(End::Stopped),
+            Some(Turn::Another(refusal)) => Ok(End::Refused(vec![refusal])),
+            Some(Turn::Ours(hold)) => during(hold, self.work(world, reviewed)).await,
+        }
+    }
+
+    async fn work<W: World>(
+        &mut self,
+        world: &W,
+        reviewed: Option<&Reviewed>,
+    ) -> Result<End, RunError> {
+        match reviewed {
+            // Boxed: the futures are large, and deeply nested.
+            None => Box::pin(self.carry_out(world)).await,
+            Some(reviewed) => Box::pin(self.apply(world, reviewed)).await,
+        }
+    }
+
     async fn carry_out<W: World>(&mut self, world: &W) -> Result<End, RunError> {
         let settings = self.settings;
         let stop = self.stop;

@@ -4,6 +4,7 @@
 //! Each raw value knows where it came from, so that a complaint names the flag, the
 //! variable or the field that it is about.
 
+mod database;
 mod raw;
 mod restore;
 mod reviewed;
@@ -16,8 +17,9 @@ use crate::folders::Folders;
 use crate::guards::{Allowances, Doubts, Limits};
 use crate::key::Prefix;
 use crate::names::{NameRules, ReferenceForm};
-use crate::postgres::{DatabaseUrl, ReferencesQuery};
+use crate::postgres::ReferencesQuery;
 use crate::scope::Scope;
+pub use database::DatabaseAccess;
 pub use raw::{ConfigError, RawSettings, Setting};
 pub use restore::RestoreSettings;
 pub use reviewed::for_manifest;
@@ -78,6 +80,9 @@ impl ReportLocation {
     /// The folder of all runs below it.
     pub(crate) const RUNS: &str = "runs";
 
+    /// The folder that says whose turn it is.
+    pub(crate) const LOCKS: &str = "locks";
+
     /// `s3://bucket/prefix` or a folder.
     fn parse(text: &str) -> Result<Self, String> {
         let neither = || format!("{text:?} is neither s3://bucket/prefix nor a folder");
@@ -103,8 +108,11 @@ impl ReportLocation {
         let Self::S3 { bucket, prefix } = self else {
             return false;
         };
-        let runs = Prefix::folder(&format!("{}{}", prefix.as_str(), Self::RUNS));
-        bucket == swept && (runs.extends(scope) || scope.extends(&runs))
+        bucket == swept
+            && [Self::RUNS, Self::LOCKS].iter().any(|folder| {
+                let folder = Prefix::folder(&format!("{}{folder}", prefix.as_str()));
+                folder.extends(scope) || scope.extends(&folder)
+            })
     }
 }
 
@@ -117,8 +125,8 @@ pub struct Settings {
     pub references: ReferencesQuery,
     /// How names become keys; knows the bucket.
     pub rules: NameRules,
-    /// The database.
-    pub database_url: DatabaseUrl,
+    /// Where the database is and what signs in there.
+    pub database: DatabaseAccess,
     /// The grace period.
     pub min_age: Duration,
     /// How many orphans may be deleted.
@@ -162,8 +170,7 @@ impl Settings {
         let references = raw
             .one(Setting::References)
             .map_or("SELECT name FROM images", |given| &given.text);
-        let given = raw.required(Setting::DatabaseUrl)?;
-        let database_url = DatabaseUrl::new(&given.text).map_err(|error| given.wrong(error))?;
+        let database = database::access(raw)?;
         let report = report_location(raw, default_report)?;
         if let Some(given) = raw
             .one(Setting::Report)
@@ -178,7 +185,7 @@ impl Settings {
             scope,
             references: ReferencesQuery::new(references),
             rules,
-            database_url,
+            database,
             min_age: min_age(raw)?,
             max_delete: raw.parsed(Setting::MaxDelete, parse_count)?,
             limits: Limits {

@@ -9,6 +9,7 @@ use aws_sdk_s3::Client;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use crate::access;
 use crate::discovery::{self, Discovery, DiscoveryError};
 use crate::failure::RunError;
 use crate::guards::Versioning;
@@ -85,9 +86,9 @@ impl<'run> Production<'run> {
     /// The world that the settings name.
     #[must_use]
     pub fn new(settings: &'run Settings, client: &'run Client) -> Self {
-        if settings.database_url.is_unverified() {
+        if let Some(host) = settings.database.unverified_host() {
             tracing::warn!(
-                host = settings.database_url.host(),
+                host,
                 "the address of the database asks for less than sslmode=verify-full: somebody on the way could answer in its place"
             );
         }
@@ -99,7 +100,7 @@ impl<'run> Production<'run> {
                 settings.bucket(),
                 settings.scope.prefix().clone(),
             ),
-            database: Database::new(settings.database_url.clone()),
+            database: access::database(&settings.database),
         }
     }
 }

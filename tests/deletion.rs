@@ -590,10 +590,12 @@ async fn a_dry_run_writes_nothing_but_its_ledger_and_plans_what_the_sweep_does()
 #[tokio::test]
 async fn two_sweeps_at_once_do_no_harm() {
     let world = world(10, 40).await;
-    let (one, two) = tokio::join!(
-        world.run(&[(Setting::MaxOrphanPercent, "100")]),
-        world.run(&[(Setting::MaxOrphanPercent, "100")])
-    );
+    // Those that share a ledger are held apart: tests/lock.rs.
+    let ledger = tempfile::TempDir::new().expect("a folder");
+    let elsewhere = ledger.path().display().to_string();
+    let any = (Setting::MaxOrphanPercent, "100");
+    let (here, there) = ([any], [any, (Setting::Report, elsewhere.as_str())]);
+    let (one, two) = tokio::join!(world.run(&here), world.run(&there));
     assert_eq!(world.keys().len(), 10);
     let (one, two) = (one.summary.counts, two.summary.counts);
     assert_eq!(one.deleted + two.deleted, 40, "{one:?} {two:?}");

@@ -124,6 +124,17 @@ const BAD: &[(Setting, &str, &[&str])] = &[
         "postgres://u:p@h/d?sslmode=hunter2",
         &["postgres://user:password@host:5432/database"],
     ),
+    (
+        Setting::DatabaseSecretArn,
+        "arn:aws:secretsmanager:us-east-1:123456789012:secret:app",
+        &["DATABASE_URL", "exactly one"],
+    ),
+    (
+        Setting::DatabaseCa,
+        "/no/such/file.pem",
+        &["\"/no/such/file.pem\"", "cannot be read"],
+    ),
+    (Setting::DatabaseCa, "/", &["\"/\"", "not a file"]),
     (Setting::MinAge, "24", &["\"24\"", "`24h`", "`7d`"]),
     (Setting::MinAge, "-1h", &["\"-1h\"", "`24h`"]),
     (Setting::MinAge, "a day", &["\"a day\"", "`24h`"]),
@@ -350,6 +361,56 @@ async fn a_flag_is_never_empty_where_that_would_mean_something_else() {
         let environment = untouched.environment().with(&[(variable, " , ")]);
         let line = complaint(&environment.cli(&["sweep"]).await, variable);
         assert!(line.starts_with(&format!("{variable}: ")), "{line}");
+    }
+    untouched.check();
+}
+
+#[tokio::test]
+async fn the_database_is_given_in_exactly_one_way() {
+    const ARN: &str = "arn:aws:secretsmanager:us-east-1:123456789012:secret:app";
+    let untouched = Untouched::new().await;
+    let none = || untouched.environment().without("DATABASE_URL");
+    let by_url =
+        |url: &str| none().with(&[("DATABASE_URL", url), ("SWEEPER_DATABASE_IAM", "true")]);
+    for (environment, named) in [
+        (
+            none().with(&[("DATABASE_SECRET_ARN", "app/db")]),
+            "DATABASE_SECRET_ARN: not the ARN",
+        ),
+        (
+            none().with(&[
+                ("DATABASE_SECRET_ARN", ARN),
+                ("SWEEPER_DATABASE_IAM", "true"),
+            ]),
+            "DATABASE_SECRET_ARN: sign-in by IAM needs no secret",
+        ),
+        (
+            none().with(&[("SWEEPER_DATABASE_IAM", "true")]),
+            "--database-url: required",
+        ),
+        (
+            by_url("postgres://db.example.com/d"),
+            "DATABASE_URL: names no user",
+        ),
+        (
+            by_url("postgres://u:hunter2@db.example.com/d"),
+            "DATABASE_URL: holds a password",
+        ),
+        (
+            by_url("postgres://u@db.example.com/d?sslmode=require"),
+            "sslmode=verify-full",
+        ),
+        (by_url("postgres://u@localhost/d"), "sslmode=verify-full"),
+        (
+            untouched
+                .environment()
+                .with(&[("SWEEPER_DATABASE_IAM", "yes")]),
+            "SWEEPER_DATABASE_IAM: \"yes\" is neither",
+        ),
+    ] {
+        let line = complaint(&environment.cli(&["sweep"]).await, named);
+        assert!(line.contains(named), "{line}");
+        assert!(!line.contains("hunter2"), "{line}");
     }
     untouched.check();
 }

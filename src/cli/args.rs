@@ -137,6 +137,15 @@ pub(super) struct RunArgs {
     /// The database; better given by the environment, where other users do not see it [env: DATABASE_URL]
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
+    /// The secret of AWS Secrets Manager that says where the database is and how to sign in, in place of --database-url [env: DATABASE_SECRET_ARN]
+    #[arg(long, value_name = "ARN")]
+    database_secret_arn: Option<String>,
+    /// Sign in with a token signed by IAM; --database-url then holds a user and no password [env: SWEEPER_DATABASE_IAM]
+    #[arg(long)]
+    database_iam: bool,
+    /// A file (PEM) of authorities that may have signed the database's certificate, beside the public ones and those of RDS [env: SWEEPER_DATABASE_CA]
+    #[arg(long, value_name = "FILE")]
+    database_ca: Option<String>,
     /// The grace period: only what is older can be an orphan [env: SWEEPER_MIN_AGE] [default: 24h]
     #[arg(long, value_name = "TIME")]
     min_age: Option<String>,
@@ -206,6 +215,8 @@ impl RunArgs {
             (Setting::ReferenceForm, &self.reference_form),
             (Setting::ReferencePrefix, &self.reference_prefix),
             (Setting::DatabaseUrl, &self.database_url),
+            (Setting::DatabaseSecretArn, &self.database_secret_arn),
+            (Setting::DatabaseCa, &self.database_ca),
             (Setting::MinAge, &self.min_age),
             (Setting::MaxDelete, &self.max_delete),
             (Setting::MaxOrphanPercent, &self.max_orphan_percent),
@@ -242,6 +253,7 @@ impl RunArgs {
             (Setting::AllowUnconditional, self.allow_unconditional),
             (Setting::AbortUploads, self.abort_uploads),
             (Setting::DryRun, self.dry_run),
+            (Setting::DatabaseIam, self.database_iam),
         ] {
             raw.flag(setting, on.then(|| "true".to_owned()));
         }
@@ -280,7 +292,7 @@ mod tests {
         let mut given = vec!["orphan-sweeper".to_owned(), "sweep".to_owned()];
         for setting in Setting::ALL {
             given.push(setting.names().0.to_owned());
-            let switch = ["--allow", "--abort", "--dry-run"]
+            let switch = ["--allow", "--abort", "--dry-run", "--database-iam"]
                 .iter()
                 .any(|switch| setting.names().0.starts_with(switch))
                 && setting != Setting::AllowUnreferencedFolder;

@@ -52,7 +52,8 @@ impl Ledger {
                 prefix,
             } => s3::get(client, bucket, &format!("{}{name}", prefix.as_str()))
                 .await
-                .map_err(|error| failed(error.into()))?,
+                .map_err(|error| failed(error.into()))?
+                .map(|(bytes, _)| bytes),
             Place::Folder(folder) => match std::fs::read(folder.join(name)) {
                 Ok(bytes) => Some(bytes),
                 // Whether anything can be written there shows when it is.

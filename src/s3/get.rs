@@ -50,35 +50,6 @@ where
     }
 }
 
-/// Reads a small object; `None` where there is none. (Whoever may not list the bucket is told
-/// `AccessDenied` of an absent one.)
-///
-/// # Errors
-/// S3 refuses or does not answer.
-pub async fn get(client: &Client, bucket: &str, key: &str) -> Result<Option<Vec<u8>>, GetError> {
-    let sent = client.get_object().bucket(bucket).key(key).send().await;
-    let answer = match sent {
-        Ok(answer) => answer,
-        Err(error) => {
-            let error = failed(&error);
-            return match error.code.as_str() {
-                "NoSuchKey" => Ok(None),
-                "AccessDenied" => Err(GetError {
-                    message: format!(
-                        "{} (reading back what was written needs s3:GetObject, and s3:ListBucket to be told that nothing is there)",
-                        error.message
-                    ),
-                    ..error
-                }),
-                _ => Err(error),
-            };
-        }
-    };
-    let body = answer.body.collect().await;
-    let body = body.map_err(|error| GetError::new("NoAnswer", &crate::chain::chain(&error)))?;
-    Ok(Some(body.to_vec()))
-}
-
 /// Reads an object into a file; when it was written.
 ///
 /// # Errors

@@ -24,6 +24,9 @@ pub enum Setting {
     ForeignHost,
     ReferencePrefix,
     DatabaseUrl,
+    DatabaseSecretArn,
+    DatabaseIam,
+    DatabaseCa,
     MinAge,
     AllowShortMinAge,
     MaxDelete,
@@ -46,7 +49,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::Bucket,
         Self::Prefix,
         Self::Include,
@@ -57,6 +60,9 @@ impl Setting {
         Self::ForeignHost,
         Self::ReferencePrefix,
         Self::DatabaseUrl,
+        Self::DatabaseSecretArn,
+        Self::DatabaseIam,
+        Self::DatabaseCa,
         Self::MinAge,
         Self::AllowShortMinAge,
         Self::MaxDelete,
@@ -91,6 +97,9 @@ impl Setting {
             Self::ForeignHost => ("--foreign-host", "SWEEPER_FOREIGN_HOST"),
             Self::ReferencePrefix => ("--reference-prefix", "SWEEPER_REFERENCE_PREFIX"),
             Self::DatabaseUrl => ("--database-url", "DATABASE_URL"),
+            Self::DatabaseSecretArn => ("--database-secret-arn", "DATABASE_SECRET_ARN"),
+            Self::DatabaseIam => ("--database-iam", "SWEEPER_DATABASE_IAM"),
+            Self::DatabaseCa => ("--database-ca", "SWEEPER_DATABASE_CA"),
             Self::MinAge => ("--min-age", "SWEEPER_MIN_AGE"),
             Self::AllowShortMinAge => ("--allow-short-min-age", "SWEEPER_ALLOW_SHORT_MIN_AGE"),
             Self::MaxDelete => ("--max-delete", "SWEEPER_MAX_DELETE"),
@@ -182,16 +191,16 @@ impl RawSettings {
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
             let ours = name.to_ascii_uppercase().starts_with("SWEEPER_");
-            if !ours && name != Setting::DatabaseUrl.names().1 {
+            let setting = Setting::ALL
+                .into_iter()
+                .find(|setting| setting.names().1 == name);
+            if !ours && setting.is_none() {
                 continue;
             }
             let value = value
                 .into_string()
                 .map_err(|_| ConfigError::new(&name, "its value is not UTF-8"))?;
-            match Setting::ALL
-                .into_iter()
-                .find(|setting| setting.names().1 == name)
-            {
+            match setting {
                 Some(_) if value.is_empty() => {}
                 Some(setting) => {
                     let origin = setting.names().1;
