@@ -279,7 +279,7 @@ async fn night(sim: &Arc<Sim>, mut rng: Rng, fault: Option<Kind>, dry: bool) -> 
         };
         match fault {
             Some(Kind::Crash) => {
-                this.crash_at = Some(1 + u32::try_from(rng.index(90)).expect("small"))
+                this.crash_at = Some(1 + u32::try_from(rng.index(90)).expect("small"));
             }
             Some(kind) => this.fault = Some((kind, rng.pick(&[0, 0, 1, 2, 5]))),
             None => {}
@@ -374,11 +374,10 @@ fn hides_deletions(kind: Kind) -> bool {
 /// Holds a run's answer against what happened.
 fn judge(sim: &Sim, state: &mut State, run: usize, report: &Report, fault: Option<Kind>) {
     let summary = &report.summary;
-    let counts = summary.counts;
     let met = fault.filter(|_| state.runs[run].fired);
     let dry = state.runs[run].dry;
     let mut broken = Vec::new();
-    if let Err(error) = counts.check() {
+    if let Err(error) = summary.counts.check() {
         broken.push(error.to_string());
     }
     // How it ended.
@@ -415,7 +414,21 @@ fn judge(sim: &Sim, state: &mut State, run: usize, report: &Report, fault: Optio
     if summary.status == Status::Refused && !state.runs[run].erased.is_empty() {
         broken.push("it refused and deleted".to_owned());
     }
-    // What it says of its deletions.
+    broken.extend(judge_deletions(state, run, summary.counts, met));
+    for what in broken {
+        let told = format!("run {run}, which met {met:?}: {what} ({summary:?})");
+        state.violations.push(Violation::Broken(told));
+    }
+}
+
+/// Holds what a run says of its deletions, and what it wrote down, against what S3 did.
+fn judge_deletions(
+    state: &mut State,
+    run: usize,
+    counts: Counts,
+    met: Option<Kind>,
+) -> Vec<String> {
+    let mut broken = Vec::new();
     let this = &state.runs[run];
     let erased = this.erased.len() as u64;
     let hidden = met.is_some_and(hides_deletions);
@@ -486,10 +499,7 @@ fn judge(sim: &Sim, state: &mut State, run: usize, report: &Report, fault: Optio
             .coverage
             .count("deletions counted that another run made, its answer being lost");
     }
-    for what in broken {
-        let told = format!("run {run}, which met {met:?}: {what} ({summary:?})");
-        state.violations.push(Violation::Broken(told));
-    }
+    broken
 }
 
 /// Nights without people and faults: every due orphan goes, nothing else does, and every
@@ -517,22 +527,26 @@ async fn quiet_nights(sim: &Arc<Sim>) {
             counts.references,
             counts.dangling,
         ];
-        let mut state = sim.state();
-        if told != before {
-            let told = format!("a quiet night told {told:?} of {before:?}");
-            state.violations.push(Violation::Broken(told));
-        }
-        let left: BTreeSet<String> = state
-            .bucket
-            .listed("", None)
-            .map(|(key, _)| key.to_owned())
-            .collect();
-        if left != kept {
-            let told = format!("a quiet night left {left:?} of {kept:?}");
-            state.violations.push(Violation::Broken(told));
-        }
-        drop(state);
+        compare(sim, told, before, &kept);
         wait(DAY).await;
+    }
+}
+
+/// Holds what a quiet night told and left against what it should.
+fn compare(sim: &Sim, told: [u64; 7], before: [u64; 7], kept: &BTreeSet<String>) {
+    let mut state = sim.state();
+    if told != before {
+        let told = format!("a quiet night told {told:?} of {before:?}");
+        state.violations.push(Violation::Broken(told));
+    }
+    let left: BTreeSet<String> = state
+        .bucket
+        .listed("", None)
+        .map(|(key, _)| key.to_owned())
+        .collect();
+    if left != *kept {
+        let told = format!("a quiet night left {left:?} of {kept:?}");
+        state.violations.push(Violation::Broken(told));
     }
 }
 

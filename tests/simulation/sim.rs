@@ -25,6 +25,12 @@ const EPOCH: i64 = 1_800_000_000;
 /// The longest that the word of a check, a look or a listing may be acted on.
 const FRESH: Ms = 60_000;
 
+/// The two losses that are known to remain.
+pub(crate) const EDITED: &str =
+    "live images lost: a row pointed at an old object between check and deletion";
+pub(crate) const REPEATED: &str =
+    "live images lost: the same bytes uploaded again between page and deletion";
+
 /// A part of the protection that is taken away, to see whether the hunt finds what it is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Weakness {
@@ -95,9 +101,10 @@ pub(crate) struct RunState {
     /// Key and entity tag of each orphan, once that is written down.
     pub(crate) manifest: Option<BTreeMap<String, String>>,
     pub(crate) cutoff: Option<Timestamp>,
-    /// When each key was listed, looked at and asked about.
+    /// When each key was listed and looked at, and when the check last said that no row names
+    /// it: in the same millisecond only a later row can.
     pub(crate) listed: BTreeMap<String, Ms>,
-    pub(crate) looked: BTreeMap<String, Ms>,
+    pub(crate) looked: BTreeMap<String, Vec<Ms>>,
     pub(crate) checked: BTreeMap<String, Ms>,
     /// What S3 deleted at this run's request: key and marker.
     pub(crate) erased: Vec<(String, Option<u64>)>,
@@ -242,14 +249,17 @@ impl Sim {
             broken.push("and is out of scope");
         }
         let checked = this.checked.get(key).copied();
-        let seen = this.looked.get(key).or(this.listed.get(key)).copied();
+        // A look after the request tells nothing of it.
+        let looks = this.looked.get(key).map_or(&[][..], Vec::as_slice);
+        let look = looks.iter().rev().find(|at| **at <= sent);
+        let seen = look.or(this.listed.get(key)).copied();
         let fresh = |at: Option<Ms>| at.is_some_and(|at| sent - at <= FRESH);
         if self.setup.weakness == Weakness::None && !(fresh(checked) && fresh(seen)) {
             broken.push("on a word older than a minute");
         }
         // The same bytes, uploaded again after they were last seen, less than a minute ago:
         // no condition tells them apart.
-        let twin = seen.is_some_and(|seen| version.visible > seen)
+        let twin = seen.is_some_and(|seen| version.visible >= seen)
             && fresh(seen)
             && version.etag == orphan.etag.as_str();
         if !twin
@@ -266,7 +276,7 @@ impl Sim {
         let (mut edited, mut repeated) = (false, version.open && twin);
         for row in state.database.at(now).filter(|row| row.key == key) {
             let after_check =
-                checked.is_some_and(|checked| row.committed > checked) && fresh(checked);
+                checked.is_some_and(|checked| row.committed >= checked) && fresh(checked);
             match row.author {
                 Author::Editor if after_check => edited = true,
                 _ if after_check && twin => repeated = true,
@@ -291,14 +301,10 @@ impl Sim {
             .collect();
         if violations.is_empty() {
             if edited {
-                state.coverage.count(
-                    "live images lost: a row pointed at an old object between check and deletion",
-                );
+                state.coverage.count(EDITED);
             }
             if repeated {
-                state.coverage.count(
-                    "live images lost: the same bytes uploaded again between page and deletion",
-                );
+                state.coverage.count(REPEATED);
             }
         }
         state.violations.extend(violations);

@@ -318,27 +318,7 @@ impl Hands {
             .filter(|_| truncated)
             .map(|last| token(number, &last.key));
 
-        let mut kinds = vec![Kind::PagesEmptyForever, Kind::PageCut, Kind::PageMiscounted];
-        if entries.len() > 1 {
-            kinds.push(Kind::PageDisorder);
-        }
-        if !entries.is_empty() {
-            kinds.extend([Kind::PageWithoutAges, Kind::PageWithoutETag]);
-        }
-        kinds.push(if truncated {
-            Kind::PageWithoutToken
-        } else {
-            Kind::PageTokenOnLast
-        });
-        if truncated {
-            kinds.push(Kind::PageEndsEarly);
-        }
-        if continued.is_some() {
-            kinds.push(Kind::PageRepeatsKey);
-            if truncated {
-                kinds.push(Kind::PageRepeatsToken);
-            }
-        }
+        let kinds = kinds_of_page(entries.len(), truncated, continued.is_some());
         let fault = self.fires(state, &kinds);
         match (fault, continued) {
             (Some(Kind::PagesEmptyForever), _) => {
@@ -384,6 +364,32 @@ impl Hands {
         }
         Ok(page)
     }
+}
+
+/// What can go wrong with such a page.
+fn kinds_of_page(entries: usize, truncated: bool, continued: bool) -> Vec<Kind> {
+    let mut kinds = vec![Kind::PagesEmptyForever, Kind::PageCut, Kind::PageMiscounted];
+    if entries > 1 {
+        kinds.push(Kind::PageDisorder);
+    }
+    if entries > 0 {
+        kinds.extend([Kind::PageWithoutAges, Kind::PageWithoutETag]);
+    }
+    kinds.push(if truncated {
+        Kind::PageWithoutToken
+    } else {
+        Kind::PageTokenOnLast
+    });
+    if truncated {
+        kinds.push(Kind::PageEndsEarly);
+    }
+    if continued {
+        kinds.push(Kind::PageRepeatsKey);
+        if truncated {
+            kinds.push(Kind::PageRepeatsToken);
+        }
+    }
+    kinds
 }
 
 /// The page as S3 would send it, with what the fault makes of it.
@@ -439,7 +445,11 @@ impl Look for Hands {
                 let now = self.sim.now();
                 let run = self.run;
                 if !blind {
-                    state.runs[run].looked.insert(key.as_str().to_owned(), now);
+                    let looks = state.runs[run]
+                        .looked
+                        .entry(key.as_str().to_owned())
+                        .or_default();
+                    looks.push(now);
                 }
                 Ok(match state.bucket.current(key.as_str()) {
                     None => Current::Absent,
@@ -629,10 +639,13 @@ impl FreshCheck for Hands {
                     .iter()
                     .map(|key| state.database.names(key.as_str(), now))
                     .collect();
-                for key in keys {
-                    state.runs[self.run]
-                        .checked
-                        .insert(key.as_str().to_owned(), now);
+                let checked = &mut state.runs[self.run].checked;
+                for (key, named) in keys.iter().zip(&named) {
+                    if *named {
+                        checked.remove(key.as_str());
+                    } else {
+                        checked.insert(key.as_str().to_owned(), now);
+                    }
                 }
                 named
             }
