@@ -102,6 +102,8 @@ fn setup(rng: &mut Rng, first: Kind, weakness: Weakness, trace: bool) -> Setup {
     let slow = rng.percent(15);
     let batch_size = if slow {
         rng.pick(&[1, 2, 3])
+    } else if first == Kind::StaleSnapshot {
+        30
     } else {
         rng.pick(&[1, 2, 3, 5, 30])
     };
@@ -184,7 +186,7 @@ fn populate(sim: &Arc<Sim>, rng: &mut Rng, first: Kind) {
         let age = old(rng);
         put(&mut state, rng, "images2/not ours.png", age, false);
     }
-    if first == Kind::RestoredLastWeek {
+    if first == Kind::RestoredLastWeek || (first == Kind::StaleSnapshot && rng.percent(50)) {
         for n in 0..22 {
             put(
                 &mut state,
@@ -404,6 +406,13 @@ fn judge(sim: &Sim, state: &mut State, run: usize, report: &Report, fault: Optio
     };
     if !allowed && !too_slow {
         broken.push(format!("it ended as {:?}", summary.status));
+    }
+    if report
+        .error
+        .as_ref()
+        .is_some_and(|error| chain(error).contains("the snapshot cannot have been complete"))
+    {
+        state.coverage.count("runs that found their snapshot wrong");
     }
     if let Some(kind) = met {
         state.coverage.ended(kind, format!("{:?}", summary.status));

@@ -240,6 +240,7 @@ fn everything_happened(coverage: &Coverage) {
         "rows deleted",
         "rows pointed at an old object",
         "runs beside or just behind another",
+        "runs that found their snapshot wrong",
         "strikes of an editor just after a check",
         "uploads of other bytes to the same key",
         "uploads of the same bytes again",
