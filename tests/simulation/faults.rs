@@ -161,7 +161,7 @@ pub(crate) const TABLE: &[Expected] = &[
     ends(Kind::BatchMalformed, Completed, &[]),
     ends(Kind::BatchDenied, Failed, &[]),
     refuses(Kind::ConditionsIgnored),
-    fails(Kind::ProbeThrottled),
+    ends(Kind::ProbeThrottled, Completed, &[]),
     ends(Kind::CredentialsExpire, Failed, &[Completed, Incomplete]),
     fails(Kind::ManifestUnwritable),
     ends(Kind::DiskFull, Failed, &[]),

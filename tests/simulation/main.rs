@@ -103,7 +103,7 @@
 //! | `BatchMalformed`: S3 cannot read the batch | completed, in halves | all due |
 //! | `BatchDenied` as a whole | failed | of batches before |
 //! | `ConditionsIgnored`: the storage does not look at entity tags | refused | none |
-//! | `ProbeThrottled`: 503 to the question about that | failed | none |
+//! | `ProbeThrottled`: 503 to the question about that | completed | all due |
 //! | `CredentialsExpire` from some moment on | failed | of batches before |
 //! | `ManifestUnwritable` | failed | none |
 //! | `DiskFull`: outcomes cannot be written | failed | of batches before |
