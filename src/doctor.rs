@@ -4,7 +4,7 @@
 //! condition that nothing fulfils.
 
 use aws_sdk_s3::Client;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -14,10 +14,13 @@ use crate::hands::{Current, FreshCheck as _, Look as _, LookError};
 use crate::key::ObjectKey;
 use crate::ledger::Ledger;
 use crate::listing::{Bookmark, RangeListing};
+use crate::merge::Criteria;
 use crate::postgres::{self, Database, Examination, Order, PrimaryCheck};
 use crate::probe::{Probe, probe};
+use crate::retention::Retention;
 use crate::s3::{Bucket, Deleter};
 use crate::settings::Settings;
+use crate::uploads;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -62,6 +65,9 @@ impl Finding {
     }
 }
 
+/// A lifecycle that frees what was deleted after 30 days.
+const EXPIRY: &str = r#"{"Rules":[{"ID":"undo","Status":"Enabled","Filter":{"Prefix":""},"NoncurrentVersionExpiration":{"NoncurrentDays":30},"Expiration":{"ExpiredObjectDeleteMarker":true}}]}"#;
+
 /// Pages that are listed to see whether they come in order.
 const PAGES: usize = 3;
 
@@ -82,6 +88,7 @@ pub async fn examine(settings: &Settings, client: &Client) -> Vec<Finding> {
     doctor.bucket(&bucket).await;
     let sample = doctor.listing(&bucket).await;
     doctor.reading(&bucket, sample.first()).await;
+    doctor.uploads(&bucket).await;
     doctor.deleting(bucket).await;
     doctor.database(&sample).await;
     doctor.ledger(client).await;
@@ -137,6 +144,56 @@ impl Doctor<'_> {
             match versioning {
                 Versioning::Enabled => self.note("versioning", Verdict::Ok, "enabled: a deletion leaves a delete marker and can be undone while the version below is kept"),
                 Versioning::Suspended | Versioning::Off => self.note("versioning", Verdict::Warning, "not enabled: a deletion is final, as --allow-unversioned accepts"),
+            }
+        }
+        self.undo(bucket, versioning).await;
+    }
+
+    /// How long a deletion can be undone.
+    async fn undo(&mut self, bucket: &Bucket, versioning: Versioning) {
+        const ABOUT: &str = "undo";
+        let name = bucket.name();
+        let expiry = format!(
+            "aws s3api put-bucket-lifecycle-configuration --bucket {name} --lifecycle-configuration '{EXPIRY}' (it replaces the rules that the bucket has: add them)"
+        );
+        if versioning != Versioning::Enabled {
+            return self.note(ABOUT, Verdict::Warning, format!("no deletion can be undone; to turn versioning on, with 30 days to undo: aws s3api put-bucket-versioning --bucket {name} --versioning-configuration Status=Enabled, then {expiry}"));
+        }
+        match bucket.retention().await {
+            Retention::Days(days) => self.note(ABOUT, Verdict::Ok, format!("a deletion can be undone for {days} days (`restore`); then its bytes are freed")),
+            Retention::Forever => self.note(ABOUT, Verdict::Warning, format!("a deletion can be undone for ever, and its bytes are never freed: no rule expires noncurrent versions. For 30 days to undo: {expiry}")),
+            Retention::Unknown => self.note(ABOUT, Verdict::Warning, "how long a deletion can be undone is not known: the bucket's lifecycle could not be read (s3:GetLifecycleConfiguration)"),
+        }
+    }
+
+    /// Uploads that were never completed.
+    async fn uploads(&mut self, bucket: &Bucket) {
+        const ABOUT: &str = "uploads";
+        let now = Timestamp::now();
+        let criteria = Criteria {
+            scope: self.settings.scope.clone(),
+            cutoff: SignedDuration::try_from(self.settings.min_age)
+                .ok()
+                .and_then(|grace| now.checked_sub(grace).ok())
+                .unwrap_or(Timestamp::MIN),
+        };
+        match uploads::find(bucket, &criteria, self.settings.concurrency).await {
+            Ok(found) if found.counts.old == 0 => self.note(
+                ABOUT,
+                Verdict::Ok,
+                "no old multipart upload that was never completed",
+            ),
+            Ok(found) => {
+                let aborted = if self.settings.abort_uploads {
+                    "a sweep aborts them"
+                } else {
+                    "their parts are billed; --abort-uploads frees them"
+                };
+                self.note(ABOUT, Verdict::Warning, format!("{} multipart uploads older than the grace period were never completed: {aborted}", found.counts.old));
+            }
+            Err(LookError { code, message }) => {
+                let code = code.unwrap_or_else(|| "NoAnswer".to_owned());
+                self.note(ABOUT, Verdict::Warning, format!("uploads that were never completed could not be listed (s3:ListBucketMultipartUploads): {code}: {message}"));
             }
         }
     }

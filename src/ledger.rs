@@ -5,6 +5,7 @@
 //! runs/<run id>/dangling.jsonl         references without an object, if there are any
 //! runs/<run id>/outcomes/<batch>.json  what became of each orphan, after its batch
 //! runs/<run id>/summary.json           the answer
+//! runs/<run id>/restored/<id>.json     what a restoration gave back, if there was one
 //! ```
 //! Run ids are `UUIDv7`, so the folders sort by time.
 
@@ -21,6 +22,7 @@ use crate::hands::{Journal, Record, RecordError};
 use crate::key::{ObjectKey, Prefix};
 use crate::manifest::{Header, Spool};
 use crate::object::{Orphan, Outcome};
+use crate::restore::Restoration;
 use crate::s3;
 use crate::settings::ReportLocation;
 use crate::summary::Summary;
@@ -90,6 +92,15 @@ impl Ledger {
                 context: self.root(),
                 source,
             })
+    }
+
+    /// Writes what a restoration of the run gave back.
+    ///
+    /// # Errors
+    /// The place cannot be written to.
+    pub async fn restoration(&self, done: &Restoration) -> Result<(), RecordError> {
+        self.write_json(&format!("restored/{}.json", Uuid::now_v7()), done)
+            .await
     }
 
     async fn write_json(&self, file: &str, value: &impl Serialize) -> Result<(), RecordError> {

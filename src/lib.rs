@@ -48,7 +48,9 @@
 //! What is left, and all that the simulation finds: an application that points a *new* row at
 //! an *old* key, between the fresh check and the deletion some milliseconds later, loses that
 //! object; and one that uploads the *same bytes* to an old key again, between its page and the
-//! deletion less than a minute later. Never reuse keys, and keep versions.
+//! deletion less than a minute later. Never reuse keys, and keep versions: then
+//! [`recheck`](mod@recheck) notices it after the sweep, and [`restore`](mod@restore) brings it
+//! back (`tests/recheck.rs`, `tests/restore.rs`).
 //!
 //! # The five steps
 //!
@@ -65,19 +67,21 @@
 //! [`run`] puts them together: [`mark`] turns names into chunks of [`references`], each the
 //! references of one key range; [`judge`] lists the ranges and [`merge`]s them into a
 //! [`plan`]; the [`guards`] approve it or refuse; [`sweep`](mod@sweep) carries an approved plan
-//! out.
+//! out. [`reviewed`] plans are carried out the same way (`tests/apply.rs`), behind guards of
+//! their own ([`review`]).
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
-//! | words | [`key`], [`object`], [`summary`], [`chain`](mod@chain) | nothing |
-//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`reconcile`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
-//! | adapters | [`s3`], [`postgres`], [`ledger`] | one world each |
-//! | composition | [`settings`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`doctor`] | both worlds |
+//! | words | [`key`], [`object`], [`summary`], [`retention`], [`chain`](mod@chain) | nothing |
+//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`review`], [`reconcile`] | the words |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep) with its `throttle`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`restore`](mod@restore), [`uploads`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
+//! | adapters | [`s3`], [`postgres`], [`ledger`], [`archive`] | one world each |
+//! | composition | [`settings`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
 //!
 //! [`upload`] is the service's side: where orphans come from.
 
+pub mod archive;
 pub mod chain;
 pub mod dangling;
 pub mod doctor;
@@ -98,8 +102,13 @@ pub mod plan;
 pub mod postgres;
 pub mod probe;
 pub mod progress;
+pub mod recheck;
 pub mod reconcile;
 pub mod references;
+pub mod restore;
+pub mod retention;
+pub mod review;
+pub mod reviewed;
 pub mod run;
 pub mod s3;
 pub mod scope;
@@ -108,7 +117,11 @@ pub mod sorting;
 pub mod stop;
 pub mod summary;
 pub mod sweep;
+mod throttle;
+pub mod undelete;
+pub mod undo;
 pub mod upload;
+pub mod uploads;
 pub mod world;
 
 #[cfg(feature = "cli")]

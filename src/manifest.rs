@@ -1,20 +1,27 @@
 //! The written form of a plan: JSON Lines, a header and then one orphan a line.
 //!
 //! It is written before the first batch is sent, so that what a run was about to delete
-//! can be read whatever became of the run.
+//! can be read whatever became of the run. [`Manifest`] is one that was read back and found
+//! whole.
 
+mod read;
+
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
+use thiserror::Error;
 use uuid::Uuid;
 
 use crate::key::Prefix;
 use crate::names::{Host, ReferenceForm};
 use crate::object::Orphan;
+pub use read::{Manifest, ManifestError};
 
 /// The version of this format.
 pub const VERSION: u32 = 1;
@@ -60,6 +67,30 @@ pub struct Header {
     pub orphans: u64,
     /// SHA-256 of all bytes behind the header's line, in hexadecimal.
     pub sha256: String,
+    /// The guards that refused the plan: it must not be applied.
+    pub refused_by: Vec<String>,
+    /// SHA-256 of this header with an empty seal, in hexadecimal: a header that was edited
+    /// afterwards is noticed.
+    pub seal: String,
+}
+
+impl Header {
+    /// The header with the seal that belongs to it.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn sealed(mut self) -> io::Result<Self> {
+        self.seal = self.right_seal()?;
+        Ok(self)
+    }
+
+    fn right_seal(&self) -> io::Result<String> {
+        let unsealed = Self {
+            seal: String::new(),
+            ..self.clone()
+        };
+        Ok(sha256(&serde_json::to_string(&unsealed)?))
+    }
 }
 
 /// The SHA-256 of a text, in lower-case hexadecimal.
@@ -160,12 +191,23 @@ impl Spool {
     /// # Errors
     /// The file cannot be read.
     pub fn orphans(&self) -> io::Result<SpoolReader> {
+        self.orphans_at(SpoolPlace {
+            offset: 0,
+            left: self.orphans,
+        })
+    }
+
+    /// Its orphans from that place on.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn orphans_at(&self, place: SpoolPlace) -> io::Result<SpoolReader> {
         let mut file = self.file.reopen()?;
-        file.seek(SeekFrom::Start(0))?;
+        file.seek(SeekFrom::Start(place.offset))?;
         Ok(SpoolReader {
             lines: BufReader::new(file),
             line: String::new(),
-            left: self.orphans,
+            place,
         })
     }
 
@@ -181,19 +223,55 @@ impl Spool {
     }
 }
 
+/// A place between two orphans of a spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpoolPlace {
+    offset: u64,
+    left: u64,
+}
+
+impl fmt::Display for SpoolPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.offset, self.left)
+    }
+}
+
+/// Text that is no place of a spool.
+#[derive(Debug, Error)]
+#[error("not a place in a spool")]
+pub struct SpoolPlaceError;
+
+impl FromStr for SpoolPlace {
+    type Err = SpoolPlaceError;
+
+    fn from_str(text: &str) -> Result<Self, SpoolPlaceError> {
+        let (offset, left) = text.split_once(':').ok_or(SpoolPlaceError)?;
+        Ok(Self {
+            offset: offset.parse().map_err(|_| SpoolPlaceError)?,
+            left: left.parse().map_err(|_| SpoolPlaceError)?,
+        })
+    }
+}
+
 /// Reads a spool's orphans one after the other.
 #[derive(Debug)]
 pub struct SpoolReader {
     lines: BufReader<File>,
     line: String,
-    left: u64,
+    place: SpoolPlace,
 }
 
 impl SpoolReader {
     /// How many orphans were not read yet.
     #[must_use]
     pub fn left(&self) -> u64 {
-        self.left
+        self.place.left
+    }
+
+    /// Where the next orphan lies.
+    #[must_use]
+    pub fn place(&self) -> SpoolPlace {
+        self.place
     }
 
     /// The next orphan.
@@ -201,17 +279,19 @@ impl SpoolReader {
     /// # Errors
     /// The file cannot be read, or ends before all orphans were read.
     pub fn next_orphan(&mut self) -> io::Result<Option<Orphan>> {
-        if self.left == 0 {
+        if self.place.left == 0 {
             return Ok(None);
         }
         self.line.clear();
-        if self.lines.read_line(&mut self.line)? == 0 {
+        let read = self.lines.read_line(&mut self.line)?;
+        if read == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "the plan's spool ended early",
             ));
         }
-        self.left -= 1;
+        self.place.left -= 1;
+        self.place.offset += read as u64;
         Ok(Some(serde_json::from_str(&self.line)?))
     }
 }

@@ -13,6 +13,7 @@ use crate::key::ObjectKey;
 use crate::manifest::{Spool, SpoolReader, SpoolWriter};
 use crate::merge::Findings;
 use crate::object::Orphan;
+use crate::review;
 use crate::summary::{Counts, Refusal};
 
 /// How many dangling references are confirmed and named; the rest is counted.
@@ -186,21 +187,58 @@ impl Plan {
         self.counts.dangling -= (before - self.dangling.len()) as u64;
     }
 
+    /// Forgets which references have no object: where only some objects were looked at,
+    /// nothing can be said of them.
+    pub fn forget_dangling(&mut self) {
+        self.dangling.clear();
+        self.counts.dangling = 0;
+    }
+
+    /// What the guards say: every no.
+    #[must_use]
+    pub fn refusals(&self, limits: &Limits) -> Vec<Refusal> {
+        guards::judge(&self.figures(), limits)
+    }
+
+    /// What the guards on a reviewed manifest say: every no.
+    #[must_use]
+    pub fn reviewed_refusals(&self) -> Vec<Refusal> {
+        review::judge(&self.figures())
+    }
+
+    fn figures(&self) -> Figures<'_> {
+        Figures {
+            counts: self.counts,
+            orphans: &self.examples,
+            dangling: &self.dangling,
+            newest_referenced: self.newest_referenced,
+            newest_orphans: &self.newest_orphans,
+        }
+    }
+
     /// Asks the guards.
     ///
     /// # Errors
     /// Every guard that says no, and the plan.
     pub fn approve(self, limits: &Limits) -> Result<ApprovedPlan, Box<(Vec<Refusal>, Self)>> {
-        let refusals = guards::judge(
-            &Figures {
-                counts: self.counts,
-                orphans: &self.examples,
-                dangling: &self.dangling,
-                newest_referenced: self.newest_referenced,
-                newest_orphans: &self.newest_orphans,
-            },
-            limits,
-        );
+        let refusals = self.refusals(limits);
+        self.unless_refused(refusals)
+    }
+
+    /// Asks the guards of a plan whose orphans are those that a reviewed manifest lists: what
+    /// they ask of a whole scope was asked when it was made.
+    ///
+    /// # Errors
+    /// Every guard that says no, and the plan.
+    pub fn approve_reviewed(self) -> Result<ApprovedPlan, Box<(Vec<Refusal>, Self)>> {
+        let refusals = self.reviewed_refusals();
+        self.unless_refused(refusals)
+    }
+
+    fn unless_refused(
+        self,
+        refusals: Vec<Refusal>,
+    ) -> Result<ApprovedPlan, Box<(Vec<Refusal>, Self)>> {
         if refusals.is_empty() {
             Ok(ApprovedPlan(self))
         } else {

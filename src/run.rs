@@ -1,6 +1,10 @@
 //! One run: plan ranges → mark → judge → sweep → finish. The only place that sees both
 //! worlds.
 
+mod apply;
+mod leftovers;
+
+use std::io;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -12,7 +16,7 @@ use crate::chain::chain;
 use crate::dangling;
 use crate::failure::RunError;
 use crate::guards::{self, Ground};
-use crate::hands::{Delete, FreshCheck, Identity, Journal, Look, ReferenceSnapshot};
+use crate::hands::{Delete, FreshCheck, Identity, Journal, Look, Record, ReferenceSnapshot};
 use crate::judge::judge;
 use crate::listing::Pages;
 use crate::manifest::{self, Header, sha256};
@@ -21,9 +25,11 @@ use crate::merge::Criteria;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
 use crate::probe::{Probe, probe};
 use crate::progress::Progress;
+use crate::recheck::Remembering;
+use crate::reviewed::Reviewed;
 use crate::settings::Settings;
 use crate::stop::Stop;
-use crate::summary::{Counts, MAX_PROBLEMS, Problem, Refusal, Status, SumError, Summary};
+use crate::summary::{Counts, MAX_PROBLEMS, More, Problem, Refusal, Status, SumError, Summary};
 use crate::sweep::{Hands, Judged, Pace, SweepError, sweep};
 use crate::world::{Portions, Production, World};
 
@@ -60,6 +66,42 @@ pub async fn run_in<W: World>(
     stop: &Stop,
     progress: &Progress,
 ) -> Report {
+    run_of(world, settings, None, stop, progress).await
+}
+
+/// Applies a reviewed manifest in the world that the settings name, which must be the
+/// manifest's ([`crate::settings::for_manifest`]).
+pub async fn apply(
+    settings: &Settings,
+    reviewed: &Reviewed,
+    client: &Client,
+    stop: &Stop,
+    progress: &Progress,
+) -> Report {
+    let world = Production::new(settings, client);
+    apply_in(&world, settings, reviewed, stop, progress).await
+}
+
+/// Applies a reviewed manifest in this world: deletes no more than it lists, each key judged
+/// again.
+pub async fn apply_in<W: World>(
+    world: &W,
+    settings: &Settings,
+    reviewed: &Reviewed,
+    stop: &Stop,
+    progress: &Progress,
+) -> Report {
+    run_of(world, settings, Some(reviewed), stop, progress).await
+}
+
+/// A run over the whole scope, or over what a reviewed manifest lists.
+async fn run_of<W: World>(
+    world: &W,
+    settings: &Settings,
+    reviewed: Option<&Reviewed>,
+    stop: &Stop,
+    progress: &Progress,
+) -> Report {
     let began = Instant::now();
     let run_id = Uuid::now_v7();
     let started_at = world.now();
@@ -78,8 +120,17 @@ pub async fn run_in<W: World>(
         swept: false,
         counts: Counts::default(),
         problems: Vec::new(),
+        doubt: false,
+        more: More {
+            applied: reviewed.map(|reviewed| reviewed.header().run_id),
+            ..More::default()
+        },
     };
-    let mut ended = run.carry_out(world).await;
+    let mut ended = match reviewed {
+        // Boxed: the futures are large, and deeply nested.
+        None => Box::pin(run.carry_out(world)).await,
+        Some(reviewed) => Box::pin(run.apply(world, reviewed)).await,
+    };
     if !run.swept {
         // What was found and not asked about waits for another run.
         run.counts.deferred = run.counts.orphans;
@@ -91,7 +142,7 @@ pub async fn run_in<W: World>(
         Ok(End::Refused(refusals)) => (Status::Refused, refusals, None),
         Ok(End::Stopped) => (Status::Incomplete, Vec::new(), None),
         Ok(End::Done) if settings.allowed.dry_run => (Status::DryRun, Vec::new(), None),
-        Ok(End::Done) if run.counts.failed + run.counts.unknown > 0 => {
+        Ok(End::Done) if run.doubt || run.counts.failed + run.counts.unknown > 0 => {
             (Status::Incomplete, Vec::new(), None)
         }
         Ok(End::Done) => (Status::Completed, Vec::new(), None),
@@ -110,6 +161,7 @@ pub async fn run_in<W: World>(
         refusal: refusals.first().cloned(),
         errors: run.problems,
         report: journal.location(),
+        more: run.more,
     };
     summary.name(error.as_ref());
     if let Err(unwritten) = journal.summary(&summary).await {
@@ -195,9 +247,12 @@ struct Run<'run, J> {
     swept: bool,
     counts: Counts,
     problems: Vec<Problem>,
+    /// Whether something was deleted that a row names now, or nobody could ask.
+    doubt: bool,
+    more: More,
 }
 
-impl<J: Journal> Run<'_, J> {
+impl<J: Journal + Sync> Run<'_, J> {
     async fn carry_out<W: World>(&mut self, world: &W) -> Result<End, RunError> {
         let settings = self.settings;
         let stop = self.stop;
@@ -242,12 +297,14 @@ impl<J: Journal> Run<'_, J> {
         let Some(plan) = unless(stop, planned).await? else {
             return Ok(End::Stopped);
         };
-        self.journal
-            .plan(&self.header(&identity, cutoff, &plan), plan.spool())
-            .await?;
+        let refused_by = plan.refusals(&settings.limits);
+        let refused_by = refused_by.iter().map(|no| no.guard.to_owned()).collect();
+        let header = self.header(&identity, cutoff, &plan, refused_by)?;
+        self.journal.plan(&header, plan.spool()).await?;
         if !plan.dangling().is_empty() {
             self.journal.dangling(plan.dangling()).await?;
         }
+        let mut uploads = self.find_uploads(world.bucket(), &criteria).await;
         let approved = match plan.approve(&settings.limits) {
             Ok(approved) => approved,
             Err(refused) => return Ok(End::Refused(refused.0)),
@@ -255,10 +312,32 @@ impl<J: Journal> Run<'_, J> {
         if settings.allowed.dry_run {
             return Ok(End::Done);
         }
+        let judged = Judged {
+            cutoff,
+            listed_since: Some(listed_since),
+            started,
+        };
+        let ended = self.delete(world, &approved, judged, &mut check).await?;
+        if matches!(ended, End::Done) && settings.abort_uploads {
+            self.abort_uploads(&mut uploads, &world.deleter(&approved))
+                .await;
+        }
+        Ok(ended)
+    }
+
+    /// What follows the guards' approval: the hands that delete are taken up only here.
+    async fn delete<W: World>(
+        &mut self,
+        world: &W,
+        approved: &ApprovedPlan,
+        mut judged: Judged,
+        check: &mut impl FreshCheck,
+    ) -> Result<End, RunError> {
+        let settings = self.settings;
         if approved.plan().spool().is_empty() {
             return Ok(End::Done);
         }
-        let deleter = world.deleter(&approved);
+        let deleter = world.deleter(approved);
         let honoured = match probe(&deleter, settings.scope.prefix()).await {
             Probe::Honoured => true,
             Probe::Unclear => {
@@ -274,12 +353,12 @@ impl<J: Journal> Run<'_, J> {
             }
         };
         // Without conditions the only protection left is a look just before the batch.
-        let judged = Judged {
-            cutoff,
-            listed_since: honoured.then_some(listed_since),
-            started,
-        };
-        self.sweep(&approved, judged, &deleter, &mut check).await
+        judged.listed_since = judged.listed_since.filter(|_| honoured);
+        let memory = Remembering::new(self.journal)?;
+        let ended = self.sweep(approved, judged, &deleter, check, &memory).await;
+        self.look_back(world, approved, memory.deleted(), check)
+            .await;
+        ended
     }
 
     /// Mark and judge: everything before the guards. It has nothing in its hands that
@@ -337,6 +416,7 @@ impl<J: Journal> Run<'_, J> {
         judged: Judged,
         deleter: &(impl Delete + Sync),
         check: &mut impl FreshCheck,
+        record: &impl Record,
     ) -> Result<End, RunError> {
         let concurrency = self.settings.concurrency;
         let pace = Pace {
@@ -347,7 +427,7 @@ impl<J: Journal> Run<'_, J> {
         let hands = Hands {
             delete: deleter,
             check,
-            record: self.journal,
+            record,
         };
         let swept = sweep(plan, judged, hands, pace, self.stop, |counts| {
             self.progress.swept(counts);
@@ -363,7 +443,13 @@ impl<J: Journal> Run<'_, J> {
         }
     }
 
-    fn header(&self, identity: &Identity, cutoff: Timestamp, plan: &Plan) -> Header {
+    fn header(
+        &self,
+        identity: &Identity,
+        cutoff: Timestamp,
+        plan: &Plan,
+        refused_by: Vec<String>,
+    ) -> io::Result<Header> {
         let settings = self.settings;
         Header {
             manifest: manifest::VERSION,
@@ -384,7 +470,10 @@ impl<J: Journal> Run<'_, J> {
             database: identity.database.clone(),
             orphans: plan.spool().len(),
             sha256: plan.spool().sha256().to_owned(),
+            refused_by,
+            seal: String::new(),
         }
+        .sealed()
     }
 }
 

@@ -5,6 +5,8 @@
 //! variable or the field that it is about.
 
 mod raw;
+mod restore;
+mod reviewed;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use crate::names::{NameRules, ReferenceForm};
 use crate::postgres::{DatabaseUrl, ReferencesQuery};
 use crate::scope::Scope;
 pub use raw::{ConfigError, RawSettings, Setting};
+pub use restore::RestoreSettings;
+pub use reviewed::for_manifest;
 
 /// A grace period like `24h` or `7d`.
 fn parse_age(text: &str) -> Result<Duration, String> {
@@ -116,6 +120,8 @@ pub struct Settings {
     pub max_delete: Option<u64>,
     /// What the guards hold the plan to.
     pub limits: Limits,
+    /// Whether old incomplete multipart uploads are aborted.
+    pub abort_uploads: bool,
     /// What a person allowed, and whether nothing is to be deleted.
     pub allowed: Allowances,
     /// Where the ledger lies.
@@ -147,22 +153,7 @@ impl Settings {
             .map_or("SELECT name FROM images", |given| &given.text);
         let given = raw.required(Setting::DatabaseUrl)?;
         let database_url = DatabaseUrl::new(&given.text).map_err(|error| given.wrong(error))?;
-        let report = match (
-            raw.parsed(Setting::Report, ReportLocation::parse)?,
-            default_report,
-        ) {
-            (Some(report), _) => report,
-            (None, Some(folder)) => ReportLocation::Folder(folder),
-            (None, None) => {
-                let (flag, variable) = Setting::Report.names();
-                return Err(ConfigError::new(
-                    variable,
-                    format!(
-                        "required (or {flag}): where what is deleted is written down, like s3://bucket/prefix"
-                    ),
-                ));
-            }
-        };
+        let report = report_location(raw, default_report)?;
         if let Some(given) = raw
             .one(Setting::Report)
             .filter(|_| report.meets(&rules.bucket, scope.prefix()))
@@ -188,6 +179,7 @@ impl Settings {
                     .unwrap_or(50.0),
                 allow_newer_orphans: raw.is_on(Setting::AllowNewerOrphans)?,
             },
+            abort_uploads: raw.is_on(Setting::AbortUploads)?,
             allowed: Allowances {
                 dry_run: raw.is_on(Setting::DryRun)?,
                 unversioned: raw.is_on(Setting::AllowUnversioned)?,
@@ -195,9 +187,7 @@ impl Settings {
                 unconditional: raw.is_on(Setting::AllowUnconditional)?,
             },
             report,
-            concurrency: raw
-                .parsed(Setting::Concurrency, parse_concurrency)?
-                .unwrap_or_else(default_concurrency),
+            concurrency: concurrency(raw)?,
         })
     }
 
@@ -287,6 +277,38 @@ fn bucket_name(text: &str) -> Result<String, String> {
         return Err("directory buckets list in no order and cannot be swept".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// Where the ledger lies, by raw settings.
+///
+/// # Errors
+/// It was not given, or is no such place.
+pub fn report_location(
+    raw: &RawSettings,
+    default_report: Option<PathBuf>,
+) -> Result<ReportLocation, ConfigError> {
+    match (
+        raw.parsed(Setting::Report, ReportLocation::parse)?,
+        default_report,
+    ) {
+        (Some(report), _) => Ok(report),
+        (None, Some(folder)) => Ok(ReportLocation::Folder(folder)),
+        (None, None) => {
+            let (flag, variable) = Setting::Report.names();
+            Err(ConfigError::new(
+                variable,
+                format!(
+                    "required (or {flag}): where what is deleted is written down, like s3://bucket/prefix"
+                ),
+            ))
+        }
+    }
+}
+
+fn concurrency(raw: &RawSettings) -> Result<usize, ConfigError> {
+    Ok(raw
+        .parsed(Setting::Concurrency, parse_concurrency)?
+        .unwrap_or_else(default_concurrency))
 }
 
 fn scope(raw: &RawSettings, prefix: Prefix) -> Result<Scope, ConfigError> {

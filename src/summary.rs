@@ -9,6 +9,8 @@ use uuid::Uuid;
 
 use crate::key::{ObjectKey, Prefix};
 use crate::object::Outcome;
+use crate::recheck::Rechecked;
+use crate::uploads::UploadCounts;
 
 /// How many objects and references a run counted. Bytes are the sizes that S3 listed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -226,6 +228,29 @@ pub struct Summary {
     pub errors: Vec<Problem>,
     /// Where the run's ledger lies.
     pub report: String,
+    /// What else is worth knowing.
+    #[serde(flatten)]
+    pub more: More,
+}
+
+/// What a summary says behind its contract's first fields.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct More {
+    /// Of the deleted bytes, those that are free now.
+    pub freed_bytes: u64,
+    /// Of the deleted bytes, those that are kept below a delete marker, where `restore` can
+    /// bring them back.
+    pub recoverable_bytes: u64,
+    /// After how many days the bucket's lifecycle frees those, at the earliest; `null` where
+    /// it never does or could not be read.
+    pub recoverable_days: Option<u32>,
+    /// Multipart uploads under way; `null` where they could not be listed or were not looked
+    /// for.
+    pub uploads: Option<UploadCounts>,
+    /// What the question after the sweep brought to light; `null` where none was asked.
+    pub rechecked: Option<Rechecked>,
+    /// The run whose manifest was applied.
+    pub applied: Option<Uuid>,
 }
 
 #[cfg(test)]

@@ -14,9 +14,12 @@ use crate::ledger::Ledger;
 use crate::listing::Pages;
 use crate::plan::ApprovedPlan;
 use crate::postgres::{Database, PrimaryCheck, Snapshot};
-use crate::s3::{Bucket, Deleter};
+use crate::retention::Retention;
+use crate::s3::{Bucket, Deleter, Undeleter};
 use crate::settings::Settings;
 use crate::sweep::MAX_BATCH;
+use crate::undelete::Undelete;
+use crate::uploads::{AbortUpload, ListUploads};
 
 /// How much of the work is taken at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,15 +47,17 @@ impl Default for Portions {
 /// Everything that a run touches.
 pub trait World {
     /// Who lists and looks.
-    type Bucket: Pages + Look + Sync;
+    type Bucket: Pages + Look + ListUploads + Sync;
     /// Who deletes.
-    type Deleter: Delete + Sync;
+    type Deleter: Delete + AbortUpload + Sync;
+    /// Who takes delete markers away.
+    type Undeleter: Undelete + Sync;
     /// Who reads the references.
     type Snapshot: ReferenceSnapshot;
     /// Who asks the primary again.
     type Check: FreshCheck;
     /// Who writes down.
-    type Journal: Journal;
+    type Journal: Journal + Sync;
 
     /// How much is taken at a time. A simulated world takes little, so that few objects make
     /// many ranges and batches.
@@ -77,6 +82,12 @@ pub trait World {
 
     /// The hands that delete. They are only given for a plan that every guard approved.
     fn deleter(&self, approved: &ApprovedPlan) -> Self::Deleter;
+
+    /// The hands that undo a deletion of a plan that was approved.
+    fn undeleter(&self, approved: &ApprovedPlan) -> Self::Undeleter;
+
+    /// How long what is deleted is kept.
+    fn retention(&self) -> impl Future<Output = Retention>;
 
     /// The journal of the run with this id.
     fn journal(&self, run_id: Uuid) -> Self::Journal;
@@ -117,6 +128,7 @@ impl<'run> Production<'run> {
 impl World for Production<'_> {
     type Bucket = Bucket;
     type Deleter = Deleter;
+    type Undeleter = Undeleter;
     type Snapshot = Snapshot;
     type Check = PrimaryCheck;
     type Journal = Ledger;
@@ -149,6 +161,14 @@ impl World for Production<'_> {
 
     fn deleter(&self, _approved: &ApprovedPlan) -> Deleter {
         Deleter::new(self.bucket.clone())
+    }
+
+    fn undeleter(&self, _approved: &ApprovedPlan) -> Undeleter {
+        Undeleter::new(self.bucket.clone())
+    }
+
+    async fn retention(&self) -> Retention {
+        self.bucket.retention().await
     }
 
     fn journal(&self, run_id: Uuid) -> Ledger {

@@ -437,6 +437,7 @@ async fn healthy() -> World {
 #[tokio::test]
 async fn the_doctor_finds_a_healthy_world_healthy_and_changes_nothing() {
     let world = healthy().await;
+    world.server.expire_noncurrent_after(BUCKET, 30);
     world.server.create_bucket("ledgers");
     for report in [
         world.ledger.path().display().to_string(),
@@ -447,6 +448,8 @@ async fn the_doctor_finds_a_healthy_world_healthy_and_changes_nothing() {
         for about in [
             "bucket",
             "versioning",
+            "undo",
+            "uploads",
             "listing",
             "s3:GetObject",
             "s3:DeleteObject",
@@ -576,6 +579,35 @@ async fn the_doctor_names_each_sickness_in_one_line() {
         }
     }
 
+    // What a lifecycle and uploads would say is worth knowing, and no problem.
+    let _id = world
+        .server
+        .begin_upload_at(BUCKET, "images/half.png", ago(48));
+    for (operation, about, words) in [
+        (None, "undo", "for ever"),
+        (None, "undo", "put-bucket-lifecycle-configuration"),
+        (None, "uploads", "1 multipart uploads"),
+        (
+            Some(Operation::GetBucketLifecycleConfiguration),
+            "undo",
+            "s3:GetLifecycleConfiguration",
+        ),
+        (
+            Some(Operation::ListMultipartUploads),
+            "uploads",
+            "s3:ListBucketMultipartUploads",
+        ),
+    ] {
+        if let Some(operation) = operation {
+            denied(operation);
+        }
+        let found = findings(&Environment::of(&world).cli(&["doctor"]).await);
+        let (verdict, message) = finding(&found, about);
+        assert_eq!(verdict, "warning", "{about}: {found:?}");
+        assert!(message.contains(words), "{about}: {message}");
+        world.server.heal();
+    }
+
     for (versioning, allow, verdict) in [
         (Versioning::Suspended, "false", "problem"),
         (Versioning::Suspended, "true", "warning"),
@@ -586,6 +618,9 @@ async fn the_doctor_names_each_sickness_in_one_line() {
         let (said, message) = finding(&found, "versioning");
         assert_eq!(said, verdict);
         assert!(message.contains("--allow-unversioned"), "{message}");
+        let (said, message) = finding(&found, "undo");
+        assert_eq!(said, "warning");
+        assert!(message.contains("Status=Enabled"), "{message}");
     }
     assert_eq!(world.keys().len(), 3);
 }

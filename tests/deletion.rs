@@ -557,6 +557,8 @@ async fn a_dry_run_writes_nothing_but_its_ledger_and_plans_what_the_sweep_does()
         Operation::ListObjectsV2,
         Operation::GetBucketVersioning,
         Operation::HeadObject,
+        Operation::ListMultipartUploads,
+        Operation::ListParts,
     ];
     assert!(
         world

@@ -2,6 +2,8 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::apply::ApplyArgs;
+use super::restore::RestoreArgs;
 use crate::settings::{RawSettings, Setting};
 
 const EXAMPLES: &str = "\
@@ -43,6 +45,12 @@ pub(super) enum Command {
     /// Find the orphans and write them down; delete nothing
     #[command(after_help = EXAMPLES)]
     Plan(RunArgs),
+    /// Delete what a reviewed plan lists, each key judged again
+    #[command(after_help = super::apply::EXAMPLES)]
+    Apply(ApplyArgs),
+    /// Undo a run on a bucket that keeps versions
+    #[command(after_help = super::restore::EXAMPLES)]
+    Restore(RestoreArgs),
     /// Check everything that a sweep needs, before the first one
     #[command(after_help = EXAMPLES)]
     Doctor(RunArgs),
@@ -156,6 +164,9 @@ pub(super) struct RunArgs {
     /// Allow a storage that ignores conditions on the ETag [env: SWEEPER_ALLOW_UNCONDITIONAL]
     #[arg(long)]
     allow_unconditional: bool,
+    /// Abort multipart uploads that were begun before the grace period and never completed [env: SWEEPER_ABORT_UPLOADS]
+    #[arg(long)]
+    abort_uploads: bool,
     /// Delete nothing [env: SWEEPER_DRY_RUN]
     #[arg(long)]
     dry_run: bool,
@@ -203,6 +214,7 @@ impl RunArgs {
             (Setting::AllowReplica, self.allow_replica),
             (Setting::AllowUnversioned, self.allow_unversioned),
             (Setting::AllowUnconditional, self.allow_unconditional),
+            (Setting::AbortUploads, self.abort_uploads),
             (Setting::DryRun, self.dry_run),
         ] {
             raw.flag(setting, on.then(|| "true".to_owned()));
@@ -242,7 +254,7 @@ mod tests {
         let mut given = vec!["orphan-sweeper".to_owned(), "sweep".to_owned()];
         for setting in Setting::ALL {
             given.push(setting.names().0.to_owned());
-            let switch = ["--allow", "--dry-run"]
+            let switch = ["--allow", "--abort", "--dry-run"]
                 .iter()
                 .any(|switch| setting.names().0.starts_with(switch));
             given.extend((!switch).then(|| "x".to_owned()));

@@ -1,7 +1,9 @@
 //! The command line's door: flags in, text or one JSON object out, and an exit code.
 
+mod apply;
 mod args;
 mod bar;
+mod restore;
 pub(crate) mod text;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -76,6 +78,8 @@ async fn command(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Sweep(args) => sweep(args, false).await,
         Command::Plan(args) => sweep(args, true).await,
+        Command::Apply(args) => apply::apply(args).await,
+        Command::Restore(args) => restore::restore(args).await,
         Command::Doctor(args) => examine(args).await,
         #[cfg(feature = "demo")]
         Command::Demo(args) => Box::pin(crate::demo::run(args.into())).await.map(|()| 0),
@@ -112,16 +116,21 @@ async fn sweep(args: RunArgs, dry_run: bool) -> anyhow::Result<u8> {
     let bar = bar::show(&progress);
     let report = run(&settings, &client, &stop, &progress).await;
     bar.finish();
+    answer(&report, args.output.or_default())
+}
+
+/// Prints the answer of a run; its exit code.
+fn answer(report: &Report, output: Output) -> anyhow::Result<u8> {
     let mut stdout = std::io::stdout().lock();
-    let written = if args.output().is_json() {
+    let written = if output.is_json() {
         serde_json::to_writer(&mut stdout, &report.summary)
             .map_err(std::io::Error::from)
             .and_then(|()| writeln!(stdout))
     } else {
-        text::summary(&mut stdout, &report)
+        text::summary(&mut stdout, report)
     };
     written.context("could not write to standard output")?;
-    Ok(exit_code(&report))
+    Ok(exit_code(report))
 }
 
 fn exit_code(report: &Report) -> u8 {
@@ -169,7 +178,7 @@ async fn examine(args: RunArgs) -> anyhow::Result<u8> {
     let client = s3::connect().await;
     let findings = doctor::examine(&settings, &client).await;
     let mut stdout = std::io::stdout().lock();
-    if args.output().is_json() {
+    if args.output.or_default().is_json() {
         serde_json::to_writer(&mut stdout, &findings)?;
         writeln!(stdout)?;
     } else {
@@ -182,9 +191,14 @@ async fn examine(args: RunArgs) -> anyhow::Result<u8> {
     })
 }
 
-impl RunArgs {
-    fn output(&self) -> Output {
-        self.output.unwrap_or(if std::io::stdout().is_terminal() {
+/// How results are printed where nobody says.
+trait OrDefault {
+    fn or_default(self) -> Output;
+}
+
+impl OrDefault for Option<Output> {
+    fn or_default(self) -> Output {
+        self.unwrap_or(if std::io::stdout().is_terminal() {
             Output::Text
         } else {
             Output::Json

@@ -6,7 +6,7 @@ use indicatif::{HumanBytes, HumanCount};
 
 use crate::doctor::Finding;
 use crate::run::Report;
-use crate::summary::{Refusal, Status, Summary};
+use crate::summary::{More, Refusal, Status, Summary};
 
 /// Writes the answer of a run.
 pub(crate) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
@@ -34,6 +34,7 @@ pub(crate) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
         let bytes = note.map_or_else(String::new, |bytes| format!("  {}", HumanBytes(bytes)));
         writeln!(to, "{word:<16}{:>14}{bytes}", HumanCount(count).to_string())?;
     }
+    more(to, summary)?;
     for refusal in refusals {
         writeln!(to)?;
         write_refusal(to, refusal)?;
@@ -59,6 +60,69 @@ pub(crate) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
     }
     writeln!(to, "run     {}", summary.run_id)?;
     writeln!(to, "report  {}", summary.report)
+}
+
+/// What became of the bytes, and what else lies there.
+fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
+    let More {
+        freed_bytes,
+        recoverable_bytes,
+        recoverable_days,
+        uploads,
+        rechecked: _,
+        applied,
+    } = &summary.more;
+    if summary.counts.deleted > 0 {
+        writeln!(
+            to,
+            "{:<16}{:>14}",
+            "freed now",
+            HumanBytes(*freed_bytes).to_string()
+        )?;
+        let until = match recoverable_days {
+            _ if *recoverable_bytes == 0 => String::new(),
+            Some(days) => format!("  by `restore`, for {days} days; then they are freed"),
+            None => "  by `restore`; no rule that frees them later is known".to_owned(),
+        };
+        writeln!(
+            to,
+            "{:<16}{:>14}{until}",
+            "recoverable",
+            HumanBytes(*recoverable_bytes).to_string()
+        )?;
+    }
+    if let Some(uploads) = uploads.filter(|uploads| uploads.found > 0) {
+        write!(
+            to,
+            "{:<16}{:>14}  never completed, {} of them older than the cutoff",
+            "uploads",
+            HumanCount(uploads.found).to_string(),
+            HumanCount(uploads.old)
+        )?;
+        if uploads.measured > 0 {
+            let some = if uploads.measured < uploads.old {
+                " at least"
+            } else {
+                ""
+            };
+            write!(to, " with{some} {}", HumanBytes(uploads.bytes))?;
+        }
+        match (uploads.aborted, uploads.failed) {
+            (0, 0) if uploads.old > 0 => writeln!(to, "; --abort-uploads frees them")?,
+            (0, 0) => writeln!(to)?,
+            (aborted, 0) => writeln!(to, "; {} aborted", HumanCount(aborted))?,
+            (aborted, failed) => writeln!(
+                to,
+                "; {} aborted, {} refused",
+                HumanCount(aborted),
+                HumanCount(failed)
+            )?,
+        }
+    }
+    if let Some(applied) = applied {
+        writeln!(to, "{:<16}{applied}", "applied")?;
+    }
+    Ok(())
 }
 
 fn headline(summary: &Summary) -> String {

@@ -23,6 +23,10 @@ impl Deleter {
     pub fn new(bucket: Bucket) -> Self {
         Self(bucket)
     }
+
+    pub(super) fn bucket(&self) -> &Bucket {
+        &self.0
+    }
 }
 
 /// A deletion is sent once: when its answer is lost, a repetition could report the first

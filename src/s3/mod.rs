@@ -3,11 +3,17 @@
 mod bucket;
 mod connect;
 mod delete;
+mod get;
 pub mod page;
 mod put;
+mod retention;
+mod undelete;
+mod uploads;
 
 pub(crate) use bucket::said;
 pub use bucket::{Bucket, BucketError};
 pub use connect::{client, connect, http_client};
 pub use delete::Deleter;
+pub use get::{GetError, get_file, names};
 pub use put::{PutError, put, put_file};
+pub use undelete::Undeleter;

@@ -33,6 +33,7 @@ pub enum Setting {
     AllowReplica,
     AllowUnversioned,
     AllowUnconditional,
+    AbortUploads,
     DryRun,
     Report,
     Concurrency,
@@ -40,7 +41,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Bucket,
         Self::Prefix,
         Self::Include,
@@ -60,6 +61,7 @@ impl Setting {
         Self::AllowReplica,
         Self::AllowUnversioned,
         Self::AllowUnconditional,
+        Self::AbortUploads,
         Self::DryRun,
         Self::Report,
         Self::Concurrency,
@@ -88,6 +90,7 @@ impl Setting {
             Self::AllowReplica => ("--allow-replica", "SWEEPER_ALLOW_REPLICA"),
             Self::AllowUnversioned => ("--allow-unversioned", "SWEEPER_ALLOW_UNVERSIONED"),
             Self::AllowUnconditional => ("--allow-unconditional", "SWEEPER_ALLOW_UNCONDITIONAL"),
+            Self::AbortUploads => ("--abort-uploads", "SWEEPER_ABORT_UPLOADS"),
             Self::DryRun => ("--dry-run", "SWEEPER_DRY_RUN"),
             Self::Report => ("--report", "SWEEPER_REPORT"),
             Self::Concurrency => ("--concurrency", "SWEEPER_CONCURRENCY"),

@@ -6,14 +6,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use orphan_sweeper::archive::{Ending, OutcomesWriter, Past, Recorded};
 use orphan_sweeper::chain::chain;
 use orphan_sweeper::guards::{Allowances, Limits};
 use orphan_sweeper::key::Prefix;
+use orphan_sweeper::manifest::Manifest;
 use orphan_sweeper::names::{NameRules, ReferenceForm};
 use orphan_sweeper::object::{Outcome, SparedBy};
 use orphan_sweeper::postgres::{DatabaseUrl, ReferencesQuery};
 use orphan_sweeper::progress::Progress;
-use orphan_sweeper::run::{Report, run_in};
+use orphan_sweeper::recheck::{NOT_RECHECKED, REFERENCED};
+use orphan_sweeper::restore::{Wish, restore};
+use orphan_sweeper::reviewed::Reviewed;
+use orphan_sweeper::run::{Report, apply_in, run_in};
 use orphan_sweeper::scope::Scope;
 use orphan_sweeper::settings::{ReportLocation, Settings};
 use orphan_sweeper::stop::Stop;
@@ -28,7 +33,7 @@ use crate::database::Author;
 use crate::faults::{Kind, TABLE, expected};
 use crate::rng::Rng;
 use crate::sim::{RunState, Setup, Sim, State, Violation, Weakness, at_second, second};
-use crate::world::SimWorld;
+use crate::world::{Hands, SimWorld};
 
 const HOUR: Ms = 3_600_000;
 const DAY: Ms = 24 * HOUR;
@@ -131,6 +136,7 @@ fn setup(rng: &mut Rng, first: Kind, weakness: Weakness, trace: bool) -> Setup {
         concurrency: rng.index(6) + 1,
         weakness,
         strikes: rng.pick(&[0, 0, 0, 30]),
+        may_undo: rng.percent(50),
         trace,
     }
 }
@@ -218,7 +224,7 @@ async fn noisy_night(sim: &Arc<Sim>, rng: &mut Rng, fault: Option<Kind>) {
     }
     wait(before).await;
     let dry = fault.is_none() && rng.percent(25);
-    let first = night(sim, rng.fork(), fault, dry);
+    let first = night(sim, rng.fork(), fault, dry, None);
     let other = rng.percent(30).then(|| {
         let late = if rng.percent(50) {
             rng.ms(0, window)
@@ -227,17 +233,23 @@ async fn noisy_night(sim: &Arc<Sim>, rng: &mut Rng, fault: Option<Kind>) {
         };
         (late, rng.fork())
     });
-    if let Some((late, rng)) = other {
+    if let Some((late, mut rng)) = other {
         let second = async {
             wait(late).await;
-            sim.state()
-                .coverage
-                .count("runs beside or just behind another");
-            night(sim, rng, None, false).await;
+            let reviewed = a_manifest(sim, &mut rng);
+            sim.state().coverage.count(if reviewed.is_some() {
+                "manifests of another night applied"
+            } else {
+                "runs beside or just behind another"
+            });
+            night(sim, rng, None, false, reviewed.as_ref()).await;
         };
         futures::join!(first, second);
     } else {
         first.await;
+    }
+    if sim.state().bucket.versioned && rng.percent(25) {
+        undo(sim, rng).await;
     }
     wait(DAY / 2).await;
 }
@@ -254,6 +266,7 @@ fn settings(sim: &Sim, versioned: bool, fault: Option<Kind>, dry: bool) -> Setti
             _ => u64::try_from(GRACE).expect("positive"),
         }),
         max_delete: None,
+        abort_uploads: false,
         limits: Limits {
             max_orphan_percent: 100.0,
             max_dangling_percent: 100.0,
@@ -271,7 +284,13 @@ fn settings(sim: &Sim, versioned: bool, fault: Option<Kind>, dry: bool) -> Setti
 }
 
 /// One run, and what is to be said of it.
-async fn night(sim: &Arc<Sim>, mut rng: Rng, fault: Option<Kind>, dry: bool) -> Option<Report> {
+async fn night(
+    sim: &Arc<Sim>,
+    mut rng: Rng,
+    fault: Option<Kind>,
+    dry: bool,
+    reviewed: Option<&Reviewed>,
+) -> Option<Report> {
     let (run, versioned, crash) = {
         let mut state = sim.state();
         let state = &mut *state;
@@ -341,7 +360,12 @@ async fn night(sim: &Arc<Sim>, mut rng: Rng, fault: Option<Kind>, dry: bool) -> 
     };
     let report = tokio::select! {
         biased;
-        report = run_in(&world, &settings, &stop, &progress) => Some(report),
+        report = async {
+            match reviewed {
+                None => run_in(&world, &settings, &stop, &progress).await,
+                Some(reviewed) => apply_in(&world, &settings, reviewed, &stop, &progress).await,
+            }
+        } => Some(report),
         () = crash.notified() => None,
         () = interrupted => None,
         () = wait(6 * HOUR) => {
@@ -351,6 +375,7 @@ async fn night(sim: &Arc<Sim>, mut rng: Rng, fault: Option<Kind>, dry: bool) -> 
         }
     };
     let mut state = sim.state();
+    state.runs[run].ended = true;
     if matches!(fault, Some(Kind::Deadline | Kind::Interrupt)) && sim.now() - began >= end {
         state.runs[run].fired = true;
     }
@@ -398,13 +423,21 @@ fn judge(sim: &Sim, state: &mut State, run: usize, report: &Report, fault: Optio
             Status::Incomplete => met == Some(Kind::SlowDownBurst),
             _ => false,
         };
+    // A row names what was deleted, or nobody could be asked: that is said, too.
+    let doubted = summary.status == Status::Incomplete
+        && summary
+            .errors
+            .iter()
+            .any(|problem| [REFERENCED, NOT_RECHECKED].contains(&problem.code.as_str()));
+    // A reviewed plan is refused where too much of it is named by now, or was refused before.
+    let outdated = summary.more.applied.is_some() && summary.status == Status::Refused;
     let allowed = match met.map(expected) {
         None => summary.status == clean,
         Some(expected) => {
             Some(summary.status) == expected.usual || expected.also.contains(&summary.status)
         }
     };
-    if !allowed && !too_slow {
+    if !(allowed || too_slow || doubted || outdated) {
         broken.push(format!("it ended as {:?}", summary.status));
     }
     if report
@@ -511,6 +544,81 @@ fn judge_deletions(
     broken
 }
 
+/// The manifest of an earlier run of this world, as an operator reviewed it.
+fn a_manifest(sim: &Sim, rng: &mut Rng) -> Option<Reviewed> {
+    let state = sim.state();
+    let written: Vec<&RunState> = state
+        .runs
+        .iter()
+        .filter(|run| run.ended && !run.written.is_empty())
+        .collect();
+    let run = written.get(rng.index(written.len()))?;
+    if rng.percent(30) {
+        return None;
+    }
+    let manifest = Manifest::read(&run.written[..]).expect("a manifest of ours");
+    Some(Reviewed::new(manifest, std::collections::HashSet::new()).expect("no exceptions"))
+}
+
+/// Somebody undoes an earlier run, as far as the ledger tells what it did.
+async fn undo(sim: &Arc<Sim>, rng: &mut Rng) {
+    let chosen = {
+        let mut state = sim.state();
+        let ended: Vec<usize> = (0..state.runs.len())
+            .filter(|&run| state.runs[run].ended && !state.runs[run].written.is_empty())
+            .collect();
+        let chosen = ended.get(rng.index(ended.len())).copied();
+        if chosen.is_some() {
+            state.coverage.count("runs undone");
+        }
+        chosen.map(|run| (run, past(&state.runs[run])))
+    };
+    let Some((run, past)) = chosen else { return };
+    let hands = Hands::new(sim, run);
+    let (wish, stop) = (Wish::default(), Stop::never());
+    let restored = restore(&past, &wish, &hands, 4, &stop, String::new())
+        .await
+        .expect("files of ours");
+    if restored.settled() != restored.planned || restored.status == Status::Failed {
+        let told = format!("undoing run {run} does not add up: {restored:?}");
+        sim.state().violations.push(Violation::Broken(told));
+    }
+}
+
+/// What the ledger holds of a run.
+fn past(run: &RunState) -> Past {
+    let mut recorded: Vec<Recorded> = run
+        .outcomes
+        .iter()
+        .filter_map(|(orphan, outcome)| {
+            let (outcome, marker) = match outcome {
+                Outcome::Deleted { marker } => ("deleted", marker.clone()),
+                Outcome::Gone => ("gone", None),
+                Outcome::Spared(_) => ("spared", None),
+                Outcome::Failed { .. } => ("failed", None),
+                Outcome::Unknown { .. } => ("unknown", None),
+                Outcome::Deferred => return None,
+            };
+            Some(Recorded {
+                key: orphan.key.clone(),
+                outcome: outcome.to_owned(),
+                marker,
+            })
+        })
+        .collect();
+    recorded.sort_by(|one, other| one.key.cmp(&other.key));
+    let mut outcomes = OutcomesWriter::new().expect("a file");
+    for outcome in &recorded {
+        outcomes.push(outcome).expect("in order");
+    }
+    Past {
+        manifest: Manifest::read(&run.written[..]).expect("a manifest of ours"),
+        outcomes: outcomes.finish().expect("a file"),
+        ending: run.ending.clone().map(|status| Ending { status }),
+        last_written: run.last_written.expect("written"),
+    }
+}
+
 /// Nights without people and faults: every due orphan goes, nothing else does, and every
 /// figure is exact.
 async fn quiet_nights(sim: &Arc<Sim>) {
@@ -523,7 +631,7 @@ async fn quiet_nights(sim: &Arc<Sim>) {
         let rng = sim.state().rng.fork();
         let before = figures(sim);
         let kept: BTreeSet<String> = kept(sim);
-        let Some(report) = night(sim, rng, None, false).await else {
+        let Some(report) = night(sim, rng, None, false, None).await else {
             return;
         };
         let counts = report.summary.counts;

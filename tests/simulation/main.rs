@@ -20,10 +20,10 @@
 //! rolled back, and whose roll-backs fail; one who sends other bytes, or the same bytes, to a
 //! key that is taken; an editor who points a new row at an old object, in some histories just
 //! in the moment after a fresh check; somebody who deletes rows; a second run at once, and one
-//! that comes late. Each is a task of its own, and messages take their seeded time, so everything
+//! that comes late; an operator who applies the manifest of another night, and one who undoes a
+//! run. Each is a task of its own, and messages take their seeded time, so everything
 //! may happen between any two steps of a run. A new actor is a function in `actors.rs`; one that
-//! runs another command of the program (apply a plan, restore a run) belongs beside `night` in
-//! `history.rs`.
+//! runs another command of the program belongs beside `night` in `history.rs`.
 //!
 //! # The oracle
 //!
@@ -34,6 +34,8 @@
 //! - key and entity tag were written down in the run's manifest before;
 //! - the fresh check, and the listing or the look, are at most 60 s older than the request;
 //! - the run is no dry run.
+//!
+//! And at the undoing of one: nothing but a delete marker goes.
 //!
 //! After every run: both sums of promise 7 hold; as many deletions are counted, and written down,
 //! as S3 carried out; the run ended as the table says. And after two quiet nights at the end:
@@ -228,7 +230,9 @@ fn everything_happened(coverage: &Coverage) {
         );
     }
     for event in [
+        "deletions undone",
         "dry runs",
+        "manifests of another night applied",
         "multipart uploads",
         "orphans spared by a conflict",
         "orphans spared by the fresh check",
@@ -240,6 +244,7 @@ fn everything_happened(coverage: &Coverage) {
         "rows deleted",
         "rows pointed at an old object",
         "runs beside or just behind another",
+        "runs undone",
         "runs that found their snapshot wrong",
         "strikes of an editor just after a check",
         "uploads of other bytes to the same key",

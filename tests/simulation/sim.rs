@@ -61,6 +61,8 @@ pub(crate) struct Setup {
     pub(crate) weakness: Weakness,
     /// How many of a hundred checks an editor strikes just after.
     pub(crate) strikes: u64,
+    /// Whether the role may take delete markers away.
+    pub(crate) may_undo: bool,
     pub(crate) trace: bool,
 }
 
@@ -101,13 +103,19 @@ pub(crate) struct RunState {
     /// Key and entity tag of each orphan, once that is written down.
     pub(crate) manifest: Option<BTreeMap<String, String>>,
     pub(crate) cutoff: Option<Timestamp>,
-    /// When each key was listed and looked at, and when the check last said that no row names
-    /// it: in the same millisecond only a later row can.
+    /// When each key was listed and looked at, and when a check said whether a row names it.
     pub(crate) listed: BTreeMap<String, Ms>,
     pub(crate) looked: BTreeMap<String, Vec<Ms>>,
-    pub(crate) checked: BTreeMap<String, Ms>,
+    pub(crate) checked: BTreeMap<String, Vec<(Ms, bool)>>,
     /// What S3 deleted at this run's request: key and marker.
     pub(crate) erased: Vec<(String, Option<u64>)>,
+    /// The manifest as it was written.
+    pub(crate) written: Vec<u8>,
+    /// How it said that it ended, and when it last wrote anything.
+    pub(crate) ending: Option<String>,
+    pub(crate) last_written: Option<Timestamp>,
+    /// Whether nothing of it is under way any more but requests.
+    pub(crate) ended: bool,
     pub(crate) outcomes: Vec<(Orphan, Outcome)>,
 }
 
@@ -248,8 +256,11 @@ impl Sim {
         if !self.setup.scope.contains(key) {
             broken.push("and is out of scope");
         }
-        let checked = this.checked.get(key).copied();
-        // A look after the request tells nothing of it.
+        // A check after the request tells nothing of it, and in its own millisecond it missed only later rows.
+        let checks = this.checked.get(key).map_or(&[][..], Vec::as_slice);
+        let check = checks.iter().rev().find(|(at, _)| *at <= sent);
+        let checked = check.filter(|(_, named)| !named).map(|(at, _)| *at);
+        // Nor does a look.
         let looks = this.looked.get(key).map_or(&[][..], Vec::as_slice);
         let look = looks.iter().rev().find(|at| **at <= sent);
         let seen = look.or(this.listed.get(key)).copied();

@@ -20,8 +20,11 @@ use orphan_sweeper::names::ReferenceForm;
 use orphan_sweeper::object::{ETag, ListedObject, Orphan, Outcome};
 use orphan_sweeper::plan::ApprovedPlan;
 use orphan_sweeper::reconcile::{BatchAnswer, DeletedKey, KeyError};
+use orphan_sweeper::retention::Retention;
 use orphan_sweeper::s3::page;
 use orphan_sweeper::summary::Summary;
+use orphan_sweeper::undelete::{KeyVersion, Top, Undelete, VersionKind};
+use orphan_sweeper::uploads::{AbortUpload, ListUploads, Upload, UploadPage};
 use orphan_sweeper::world::{Portions, World};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio::sync::oneshot;
@@ -41,10 +44,7 @@ pub(crate) struct SimWorld {
 impl SimWorld {
     pub(crate) fn new(sim: &Arc<Sim>, run: usize) -> Self {
         Self {
-            hands: Hands {
-                sim: Arc::clone(sim),
-                run,
-            },
+            hands: Hands::new(sim, run),
         }
     }
 }
@@ -61,6 +61,13 @@ fn time(ms: Ms) -> Duration {
 }
 
 impl Hands {
+    pub(crate) fn new(sim: &Arc<Sim>, run: usize) -> Self {
+        Self {
+            sim: Arc::clone(sim),
+            run,
+        }
+    }
+
     /// How long the next message takes.
     fn takes(&self) -> Duration {
         let mut state = self.sim.state();
@@ -85,7 +92,7 @@ impl Hands {
         let mut state = self.sim.state();
         let run = &mut state.runs[self.run];
         run.io += 1;
-        if run.crash_at != Some(run.io) {
+        if run.ended || run.crash_at != Some(run.io) {
             return false;
         }
         run.fired = true;
@@ -119,6 +126,7 @@ impl Hands {
 impl World for SimWorld {
     type Bucket = Hands;
     type Deleter = Hands;
+    type Undeleter = Hands;
     type Snapshot = SimSnapshot;
     type Check = Hands;
     type Journal = Hands;
@@ -230,6 +238,14 @@ impl World for SimWorld {
         }
         drop(state);
         self.hands.clone()
+    }
+
+    fn undeleter(&self, _approved: &ApprovedPlan) -> Hands {
+        self.hands.clone()
+    }
+
+    async fn retention(&self) -> Retention {
+        Retention::Days(30)
     }
 
     fn journal(&self, _run_id: Uuid) -> Hands {
@@ -641,11 +657,8 @@ impl FreshCheck for Hands {
                     .collect();
                 let checked = &mut state.runs[self.run].checked;
                 for (key, named) in keys.iter().zip(&named) {
-                    if *named {
-                        checked.remove(key.as_str());
-                    } else {
-                        checked.insert(key.as_str().to_owned(), now);
-                    }
+                    let answers = checked.entry(key.as_str().to_owned()).or_default();
+                    answers.push((now, *named));
                 }
                 named
             }
@@ -678,7 +691,10 @@ impl Record for Hands {
             if self.fires(&mut state, &[Kind::DiskFull]).is_some() {
                 return Err(record_error("No space left on device"));
             }
-            state.runs[self.run].outcomes.extend_from_slice(settled);
+            let seconds = self.sim.storage_seconds(&state);
+            let run = &mut state.runs[self.run];
+            run.outcomes.extend_from_slice(settled);
+            run.last_written = Some(at_second(seconds));
         }
         self.io("after outcomes are written").await;
         Ok(())
@@ -701,6 +717,7 @@ impl Journal for Hands {
                 return Err(record_error("AccessDenied"));
             }
             let mut orphans = spool.orphans().expect("a file of ours");
+            let seconds = self.sim.storage_seconds(&state);
             let run = &mut state.runs[self.run];
             let manifest = run.manifest.insert(std::collections::BTreeMap::new());
             while let Some(orphan) = orphans.next_orphan().expect("a file of ours") {
@@ -711,6 +728,11 @@ impl Journal for Hands {
             }
             let complete = manifest.len() as u64 == header.orphans;
             run.cutoff = Some(header.cutoff);
+            run.written.clear();
+            spool
+                .write_manifest(header, &mut run.written)
+                .expect("memory");
+            run.last_written = Some(at_second(seconds));
             if !complete {
                 let told = format!(
                     "the manifest of run {} does not hold what it says",
@@ -728,16 +750,18 @@ impl Journal for Hands {
         Ok(())
     }
 
-    async fn summary(&self, _summary: &Summary) -> Result<(), RecordError> {
+    async fn summary(&self, summary: &Summary) -> Result<(), RecordError> {
         self.io("before the summary is written").await;
         let fault = {
             let mut state = self.sim.state();
             self.fires(&mut state, &[Kind::SummaryUnwritable])
         };
-        match fault {
-            Some(_) => Err(record_error("AccessDenied")),
-            None => Ok(()),
+        if fault.is_some() {
+            return Err(record_error("AccessDenied"));
         }
+        let status = format!("{:?}", summary.status).to_lowercase();
+        self.sim.state().runs[self.run].ending = Some(status);
+        Ok(())
     }
 }
 
@@ -966,5 +990,101 @@ impl Delete for Hands {
             && newest.last_modified >= since.as_second()
             && below.etag == orphan.etag.as_str();
         Ok(ours.then(|| newest.id.to_string()))
+    }
+}
+
+impl ListUploads for Hands {
+    async fn uploads(&self, _after: Option<&(String, String)>) -> Result<UploadPage, LookError> {
+        self.io("before uploads are listed").await;
+        Ok(UploadPage::default())
+    }
+
+    async fn upload_bytes(&self, _upload: &Upload) -> Result<u64, LookError> {
+        Ok(0)
+    }
+}
+
+impl AbortUpload for Hands {
+    async fn abort(&self, _upload: &Upload) -> Result<bool, LookError> {
+        Ok(false)
+    }
+}
+
+impl Undelete for Hands {
+    async fn top(&self, key: &ObjectKey) -> Result<Top, LookError> {
+        self.io("before the newest versions are read").await;
+        let state = self.sim.state();
+        let mut newest_first = state
+            .bucket
+            .keys
+            .get(key.as_str())
+            .into_iter()
+            .flatten()
+            .rev()
+            .map(|version| KeyVersion {
+                id: version.id.to_string(),
+                last_modified: Some(at_second(version.last_modified)),
+                kind: if version.marker {
+                    VersionKind::Marker
+                } else {
+                    VersionKind::Object(Some(ETag::new(version.etag.as_str())))
+                },
+            });
+        Ok(Top {
+            newest: newest_first.next(),
+            below: newest_first.next(),
+        })
+    }
+
+    async fn has_version(&self, key: &ObjectKey, id: &str) -> Result<bool, LookError> {
+        self.io("before a version is looked for").await;
+        let state = self.sim.state();
+        Ok(state
+            .bucket
+            .keys
+            .get(key.as_str())
+            .is_some_and(|versions| versions.iter().any(|version| version.id.to_string() == id)))
+    }
+
+    /// The other half of the oracle: nothing but a delete marker of this run may go.
+    async fn remove_marker(&self, key: &ObjectKey, id: &str) -> Result<(), LookError> {
+        self.io("before a marker is removed").await;
+        if !self.sim.setup.may_undo {
+            return Err(LookError {
+                code: Some("AccessDenied".to_owned()),
+                message: "s3:DeleteObjectVersion".to_owned(),
+            });
+        }
+        {
+            let mut state = self.sim.state();
+            let state = &mut *state;
+            let versions = state
+                .bucket
+                .keys
+                .entry(key.as_str().to_owned())
+                .or_default();
+            let Some(at) = versions
+                .iter()
+                .position(|version| version.id.to_string() == id)
+            else {
+                return Ok(());
+            };
+            let removed = versions.remove(at);
+            if !removed.marker {
+                let told = format!("undoing run {} destroyed {removed:?} of {key}", self.run);
+                state.violations.push(Violation::Lost(told));
+            }
+            let ours = (key.as_str().to_owned(), Some(removed.id));
+            state.coverage.count(if state.runs[self.run].erased.contains(&ours) {
+                "deletions undone"
+            } else {
+                "deletions undone that another run made, nobody having written down whose they are"
+            });
+            self.sim.note(state, || {
+                format!("run {}'s deletion of {key} is undone", self.run)
+            });
+        }
+        self.io("after a marker is removed").await;
+        Ok(())
     }
 }

@@ -170,6 +170,18 @@ impl World {
         report
     }
 
+    /// Runs once, with a ledger wherever the changes say.
+    pub async fn run_for(&self, changes: &[(Setting, &str)]) -> Report {
+        let settings = self.settings(changes);
+        run(
+            &settings,
+            &self.client(),
+            &Stop::never(),
+            &Progress::default(),
+        )
+        .await
+    }
+
     /// Reads a JSON file of the run's ledger.
     pub fn read(&self, report: &Report, file: &str) -> serde_json::Value {
         serde_json::from_slice(&self.read_bytes(report, file)).expect("JSON")

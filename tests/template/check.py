@@ -44,6 +44,7 @@ CONTRACT = {
     "SWEEPER_ALLOW_REPLICA",
     "SWEEPER_ALLOW_UNVERSIONED",
     "SWEEPER_ALLOW_UNCONDITIONAL",
+    "SWEEPER_ABORT_UPLOADS",
     "SWEEPER_CONCURRENCY",
 }
 
@@ -52,6 +53,9 @@ SWEEP_ACTIONS = {
     "s3:ListBucket",
     "s3:ListBucketVersions",
     "s3:GetBucketVersioning",
+    "s3:GetLifecycleConfiguration",
+    "s3:ListBucketMultipartUploads",
+    "s3:ListMultipartUploadParts",
     "s3:GetObject",
     "s3:DeleteObject",
     "s3:PutObject",
@@ -199,6 +203,7 @@ def check_function(stack):
     assert environment["SWEEPER_DRY_RUN"] == "true", "the first deployment must be a dry run"
     for allowed in ("NEWER_ORPHANS", "REPLICA", "UNVERSIONED", "UNCONDITIONAL"):
         assert environment[f"SWEEPER_ALLOW_{allowed}"] == "false", allowed
+    assert environment["SWEEPER_ABORT_UPLOADS"] == "false"
     assert environment["SWEEPER_MIN_AGE"] == "24h"
     assert environment["SWEEPER_REFERENCES"] == "SELECT name FROM images"
     assert environment["SWEEPER_REPORT"] == "s3://<LedgerBucket>/ledger"
@@ -278,6 +283,11 @@ def check_parameters(template):
     for none in ("", "-1"):
         function = Stack(template, ReservedConcurrency=none).only("AWS::Lambda::Function")
         assert "ReservedConcurrentExecutions" not in function
+    aborting = Stack(template, AbortUploads="true")
+    granted = {a for actions, _, _ in aborting.statements("SweeperRole") for a in actions}
+    assert granted == SWEEP_ACTIONS | {"s3:AbortMultipartUpload"}
+    environment = aborting.only("AWS::Lambda::Function")["Environment"]["Variables"]
+    assert environment["SWEEPER_ABORT_UPLOADS"] == "true"
     assert template["Parameters"]["DatabaseUrl"]["NoEcho"] is True
     for name, parameter in template["Parameters"].items():
         assert parameter.get("Description"), f"{name} is not described"
@@ -300,6 +310,8 @@ def check_scope(template):
         for actions, resources, condition in stack.statements("SweeperRole"):
             if "s3:DeleteObject" in actions:
                 assert "s3:GetObject" in actions, "a conditional deletion needs s3:GetObject"
+                assert resources == [f"arn:aws:s3:::pictures/{folder}*"], f"{given}: {resources}"
+            if "s3:ListMultipartUploadParts" in actions:
                 assert resources == [f"arn:aws:s3:::pictures/{folder}*"], f"{given}: {resources}"
             if "s3:ListBucket" in actions:
                 assert "s3:ListBucketVersions" in actions, "versions settle a lost answer"
@@ -390,6 +402,11 @@ BREAKS = [
     ('Default: "false"\n    Description: Accept a standby', 'Default: "true"\n    Description: X'),
     ('Default: "false"\n    Description: Delete although 20', 'Default: "true"\n    Description: X'),
     ('Default: "false"\n    Description: Delete although the storage', 'Default: "true"\n    Description: X'),
+    ('Default: "false"\n    Description: Abort multipart', 'Default: "true"\n    Description: X'),
+    ("!If [AbortsUploads, s3:AbortMultipartUpload, !Ref AWS::NoValue]", "s3:AbortMultipartUpload"),
+    ("                  - !If [AbortsUploads, s3:AbortMultipartUpload, !Ref AWS::NoValue]\n", ""),
+    ("                  - s3:ListBucketMultipartUploads\n", ""),
+    ("                  - s3:GetLifecycleConfiguration\n", ""),
     ("Default: 24h", "Default: 1h"),
     ("Default: SELECT name FROM images", "Default: SELECT thumb FROM images"),
     ("s3://${LedgerBucket}/ledger\n      Events", "s3://${BucketName}/ledger\n      Events"),

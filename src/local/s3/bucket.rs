@@ -181,6 +181,11 @@ pub(super) struct Bucket {
     pub(super) history: BTreeMap<String, Vec<Version>>,
     /// By key, then by upload id, the order in which S3 lists them.
     pub(super) uploads: BTreeMap<(String, String), Timestamp>,
+    /// The sizes of the parts that an upload holds, by its id.
+    pub(super) parts: BTreeMap<String, Vec<u64>>,
+    /// After how many days the bucket's lifecycle expires noncurrent versions. It is only
+    /// told, not carried out.
+    pub(super) noncurrent_days: Option<u32>,
 }
 
 impl Bucket {
@@ -191,6 +196,8 @@ impl Bucket {
             live: BTreeMap::new(),
             history: BTreeMap::new(),
             uploads: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            noncurrent_days: None,
         }
     }
 

@@ -199,6 +199,19 @@ impl Buckets {
         upload_id
     }
 
+    /// Adds a part of this size to an upload under way.
+    pub fn add_part(&self, bucket: &str, upload_id: &str, size: u64) {
+        let mut world = self.lock();
+        let parts = &mut world.bucket(bucket).parts;
+        parts.entry(upload_id.to_owned()).or_default().push(size);
+    }
+
+    /// Gives the bucket a lifecycle that expires noncurrent versions after so many days. It
+    /// is told to whoever asks, and not carried out.
+    pub fn expire_noncurrent_after(&self, bucket: &str, days: u32) {
+        self.lock().bucket(bucket).noncurrent_days = Some(days);
+    }
+
     /// The multipart uploads under way, by key, then by upload id.
     #[must_use]
     pub fn uploads(&self, bucket: &str) -> Vec<Upload> {

@@ -12,6 +12,7 @@ pub enum Operation {
     CreateMultipartUpload,
     DeleteObject,
     DeleteObjects,
+    GetBucketLifecycleConfiguration,
     GetBucketLocation,
     GetBucketVersioning,
     GetObject,
@@ -21,6 +22,7 @@ pub enum Operation {
     ListMultipartUploads,
     ListObjectVersions,
     ListObjectsV2,
+    ListParts,
     PutBucketVersioning,
     PutObject,
 }

@@ -890,8 +890,110 @@ impl S3 for Buckets {
         uploads
             .remove(&(key.clone(), upload_id.clone()))
             .ok_or_else(|| error("NoSuchUpload", "The specified upload does not exist."))?;
+        world.named(bucket)?.parts.remove(upload_id);
         let output = dto::AbortMultipartUploadOutput::default();
         Ok(S3Response::with_status(output, StatusCode::NO_CONTENT))
+    }
+
+    async fn list_parts(
+        &self,
+        request: S3Request<dto::ListPartsInput>,
+    ) -> S3Result<S3Response<dto::ListPartsOutput>> {
+        let dto::ListPartsInput {
+            bucket,
+            key,
+            upload_id,
+            part_number_marker,
+            ..
+        } = &request.input;
+        let keys = std::slice::from_ref(key);
+        self.begin(&request, Operation::ListParts, bucket, keys)
+            .await?;
+        let limit = page_size(request.input.max_parts)?;
+        let after = part_number_marker.unwrap_or_default();
+        let mut world = self.lock();
+        let named = world.named(bucket)?;
+        if !named
+            .uploads
+            .contains_key(&(key.clone(), upload_id.clone()))
+        {
+            return Err(error(
+                "NoSuchUpload",
+                "The specified upload does not exist.",
+            ));
+        }
+        let numbered = (1..).zip(named.parts.get(upload_id).into_iter().flatten());
+        let mut parts: Vec<_> = numbered
+            .filter(|(number, _)| *number > after)
+            .take(limit + 1)
+            .map(|(number, size)| dto::Part {
+                part_number: Some(number),
+                size: Some(long(*size)),
+                ..Default::default()
+            })
+            .collect();
+        let more = parts.len() > limit;
+        parts.truncate(limit);
+        Ok(S3Response::new(dto::ListPartsOutput {
+            bucket: Some(bucket.clone()),
+            key: Some(key.clone()),
+            upload_id: Some(upload_id.clone()),
+            is_truncated: Some(more),
+            next_part_number_marker: parts
+                .last()
+                .filter(|_| more)
+                .and_then(|part| part.part_number),
+            parts: Some(parts),
+            ..Default::default()
+        }))
+    }
+
+    async fn get_bucket_lifecycle_configuration(
+        &self,
+        request: S3Request<dto::GetBucketLifecycleConfigurationInput>,
+    ) -> S3Result<S3Response<dto::GetBucketLifecycleConfigurationOutput>> {
+        let bucket = &request.input.bucket;
+        self.begin(
+            &request,
+            Operation::GetBucketLifecycleConfiguration,
+            bucket,
+            &[],
+        )
+        .await?;
+        let days = self.lock().named(bucket)?.noncurrent_days;
+        let days = days.ok_or_else(|| {
+            let mut absent = error(
+                "NoSuchLifecycleConfiguration",
+                "The lifecycle configuration does not exist",
+            );
+            absent.set_status_code(StatusCode::NOT_FOUND);
+            absent
+        })?;
+        let expiration = dto::NoncurrentVersionExpiration {
+            noncurrent_days: Some(i32::try_from(days).unwrap_or(i32::MAX)),
+            ..Default::default()
+        };
+        let filter = dto::LifecycleRuleFilter {
+            prefix: Some(String::new()),
+            ..Default::default()
+        };
+        let rule = dto::LifecycleRule {
+            status: dto::ExpirationStatus::from_static(dto::ExpirationStatus::ENABLED),
+            filter: Some(filter),
+            noncurrent_version_expiration: Some(expiration),
+            abort_incomplete_multipart_upload: None,
+            expiration: None,
+            id: Some("undo".to_owned()),
+            noncurrent_version_transitions: None,
+            prefix: None,
+            transitions: None,
+        };
+        Ok(S3Response::new(
+            dto::GetBucketLifecycleConfigurationOutput {
+                rules: Some(vec![rule]),
+                ..Default::default()
+            },
+        ))
     }
 
     async fn list_multipart_uploads(

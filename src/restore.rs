@@ -1,0 +1,274 @@
+//! Undoes a run on a bucket that keeps versions: exactly the delete markers that it made are
+//! taken away, where nothing newer stands above them.
+//!
+//! The ledger says which: the outcomes hold the markers' version ids. What a run was about to
+//! delete when it was killed has no outcome; there a marker counts as the run's only if it was
+//! made within the run and the version below it is the one that the manifest lists.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt as _};
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::archive::Past;
+use crate::guards::MAX_CLOCK_SKEW;
+use crate::hands::LookError;
+use crate::key::{ObjectKey, Prefix};
+use crate::object::Orphan;
+use crate::stop::Stop;
+use crate::summary::{MAX_PROBLEMS, Problem, Status};
+use crate::undelete::{Claim, Undelete, Undone, undelete};
+
+/// The longest time between what a run wrote last and what it may still have deleted: the
+/// probe, a fresh check (a minute), the requests behind it (a minute more), the attempts of
+/// one request, and the clocks of the ledger and of the bucket (five minutes apart at most).
+const LAST_BATCH: Duration = Duration::from_mins(10);
+
+/// Orphans in one window; between two of them a person can stop the restoration.
+const WINDOW: usize = 1_000;
+
+/// Which of a run's deletions are to be undone.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// Only these keys; empty for all.
+    pub keys: BTreeSet<ObjectKey>,
+    /// Only keys in this folder.
+    pub prefix: Prefix,
+    /// Nothing is to be changed.
+    pub dry_run: bool,
+}
+
+impl Wish {
+    fn includes(&self, key: &ObjectKey) -> bool {
+        self.prefix.contains(key.as_str()) && (self.keys.is_empty() || self.keys.contains(key))
+    }
+
+    /// A wished key that the run never was about to delete.
+    ///
+    /// # Errors
+    /// The temporary file cannot be read.
+    pub fn unknown_key(&self, past: &Past) -> io::Result<Option<ObjectKey>> {
+        let mut missing = self.keys.clone();
+        let mut orphans = past.manifest.spool().orphans()?;
+        while let Some(orphan) = orphans.next_orphan()? {
+            if missing.is_empty() {
+                return Ok(None);
+            }
+            missing.remove(&orphan.key);
+        }
+        Ok(missing.pop_first())
+    }
+}
+
+/// What a restoration answers with. `planned = restored + present + newer + lost + untouched
+/// + failed + deferred`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Restoration {
+    /// The run that was undone.
+    pub run_id: Uuid,
+    /// How it ended.
+    pub status: Status,
+    /// The bucket.
+    pub bucket: String,
+    /// Whether nothing was to be changed.
+    pub dry_run: bool,
+    /// Orphans of the run's plan that were asked for.
+    pub planned: u64,
+    /// Objects that are current again.
+    pub restored: u64,
+    /// Their bytes.
+    pub restored_bytes: u64,
+    /// Objects that stood there already, without the run's marker.
+    pub present: u64,
+    /// Keys above whose marker something newer stands; left alone.
+    pub newer: u64,
+    /// Objects whose deleted version is not kept any more.
+    pub lost: u64,
+    /// Orphans that the run did not delete, as far as anything shows.
+    pub untouched: u64,
+    /// Objects that S3 did not give back.
+    pub failed: u64,
+    /// Deletions that could be undone and were not: a dry run, or it was stopped.
+    pub deferred: u64,
+    /// The first problems.
+    pub errors: Vec<Problem>,
+    /// Where the run's ledger lies.
+    pub report: String,
+}
+
+impl Restoration {
+    fn new(past: &Past, wish: &Wish, report: String) -> Self {
+        let header = past.manifest.header();
+        Self {
+            run_id: header.run_id,
+            status: Status::Completed,
+            bucket: header.bucket.clone(),
+            dry_run: wish.dry_run,
+            planned: 0,
+            restored: 0,
+            restored_bytes: 0,
+            present: 0,
+            newer: 0,
+            lost: 0,
+            untouched: 0,
+            failed: 0,
+            deferred: 0,
+            errors: Vec::new(),
+            report,
+        }
+    }
+
+    fn settle(&mut self, orphan: &Orphan, undone: Result<Undone, LookError>) {
+        match undone {
+            Ok(Undone::Restored) => {
+                self.restored += 1;
+                self.restored_bytes += orphan.size;
+            }
+            Ok(Undone::Restorable) => self.deferred += 1,
+            Ok(Undone::Present) => self.present += 1,
+            Ok(Undone::Newer) => self.newer += 1,
+            Ok(Undone::Lost) => self.lost += 1,
+            Ok(Undone::Untouched) => self.untouched += 1,
+            Err(LookError { code, message }) => {
+                self.failed += 1;
+                self.problem(
+                    Some(&orphan.key),
+                    code.as_deref().unwrap_or("NoAnswer"),
+                    message,
+                );
+            }
+        }
+    }
+
+    fn problem(&mut self, key: Option<&ObjectKey>, code: &str, message: String) {
+        if self.errors.len() < MAX_PROBLEMS {
+            self.errors.push(Problem {
+                key: key.cloned(),
+                code: code.to_owned(),
+                message,
+            });
+        }
+    }
+
+    /// How many of the planned orphans have an outcome.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        self.restored
+            + self.present
+            + self.newer
+            + self.lost
+            + self.untouched
+            + self.failed
+            + self.deferred
+    }
+}
+
+/// Undoes what is wished of a run, at most `at_once` objects at a time.
+///
+/// # Errors
+/// A temporary file cannot be read.
+pub async fn restore(
+    past: &Past,
+    wish: &Wish,
+    hands: &impl Undelete,
+    at_once: usize,
+    stop: &Stop,
+    report: String,
+) -> io::Result<Restoration> {
+    let mut done = Restoration::new(past, wish, report);
+    let mut orphans = past.manifest.spool().orphans()?;
+    let mut outcomes = past.outcomes.reader()?;
+    let mut stopped = false;
+    loop {
+        let mut window = Vec::new();
+        let mut goes_on = false;
+        while let Some(orphan) = orphans.next_orphan()? {
+            goes_on = true;
+            if !wish.includes(&orphan.key) {
+                continue;
+            }
+            done.planned += 1;
+            let recorded = outcomes.of(&orphan.key)?;
+            match claim(past, recorded.as_ref()) {
+                Doubt::Claimed(claim) => window.push((orphan, claim)),
+                Doubt::Settled(undone) => done.settle(&orphan, Ok(undone)),
+            }
+            if window.len() == WINDOW {
+                break;
+            }
+        }
+        if window.is_empty() && !goes_on {
+            break;
+        }
+        stopped |= stop.requested();
+        if stopped {
+            done.deferred += window.len() as u64;
+            continue;
+        }
+        let mut settled = stream::iter(window)
+            .map(async |(orphan, claim)| {
+                let undone = undelete(hands, &orphan, &claim, wish.dry_run).await;
+                (orphan, undone)
+            })
+            .buffered(at_once.max(1));
+        while let Some((orphan, undone)) = settled.next().await {
+            done.settle(&orphan, undone);
+        }
+    }
+    done.status = if stopped || done.failed > 0 {
+        Status::Incomplete
+    } else if wish.dry_run {
+        Status::DryRun
+    } else {
+        Status::Completed
+    };
+    if done.settled() != done.planned {
+        done.status = Status::Failed;
+        let message = format!(
+            "{} deletions were looked at but {} have an outcome",
+            done.planned,
+            done.settled()
+        );
+        done.problem(None, "Internal", message);
+    }
+    Ok(done)
+}
+
+enum Doubt {
+    /// That marker is the run's, if it stands there.
+    Claimed(Claim),
+    /// No marker can be the run's.
+    Settled(Undone),
+}
+
+/// What the ledger says of one orphan of the plan.
+fn claim(past: &Past, recorded: Option<&crate::archive::Recorded>) -> Doubt {
+    let outcome = recorded.map(|recorded| (recorded.outcome.as_str(), &recorded.marker));
+    match outcome {
+        Some(("deleted", Some(marker))) => Doubt::Claimed(Claim::Marker(marker.clone())),
+        // Without a marker the deletion was final.
+        Some(("deleted", None)) => Doubt::Settled(Undone::Lost),
+        Some(("unknown", _)) => Doubt::Claimed(within(past)),
+        Some(_) => Doubt::Settled(Undone::Untouched),
+        None if past.is_complete() => Doubt::Settled(Undone::Untouched),
+        None => Doubt::Claimed(within(past)),
+    }
+}
+
+/// From the run's start to the last moment at which it can have deleted anything.
+fn within(past: &Past) -> Claim {
+    let skew = SignedDuration::try_from(MAX_CLOCK_SKEW).unwrap_or(SignedDuration::ZERO);
+    let last = SignedDuration::try_from(LAST_BATCH).unwrap_or(SignedDuration::ZERO);
+    let started = past.manifest.header().started_at;
+    Claim::Within {
+        from: started.checked_sub(skew).unwrap_or(Timestamp::MIN),
+        until: past
+            .last_written
+            .checked_add(last)
+            .unwrap_or(Timestamp::MAX),
+    }
+}

@@ -1,0 +1,126 @@
+//! What a run does beside its orphans: uploads that were never completed, and a look back at
+//! what it deleted.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Run;
+use crate::chain::chain;
+use crate::hands::{FreshCheck, Journal};
+use crate::merge::Criteria;
+use crate::plan::ApprovedPlan;
+use crate::recheck::{self, Deleted, recheck};
+use crate::summary::{MAX_PROBLEMS, Problem};
+use crate::uploads::{self, AbortUpload, Found, ListUploads};
+use crate::world::World;
+
+/// The longest look back. Each of its questions is answered in seconds.
+const LOOK_BACK: Duration = Duration::from_mins(5);
+
+/// The longest look back of a run that is to stop: its deadline is near.
+const LAST_LOOK_BACK: Duration = Duration::from_secs(10);
+
+impl<J: Journal + Sync> Run<'_, J> {
+    /// Looks for uploads under way. They are no orphans: whatever goes wrong here is worth a
+    /// warning and nothing more.
+    pub(super) async fn find_uploads(
+        &mut self,
+        bucket: &(impl ListUploads + Sync),
+        criteria: &Criteria,
+    ) -> Option<Found> {
+        let finding = uploads::find(bucket, criteria, self.settings.concurrency);
+        let found = tokio::select! {
+            found = finding => found,
+            () = self.stop.wait() => return None,
+        };
+        match found {
+            Ok(found) => {
+                self.more.uploads = Some(found.counts);
+                Some(found)
+            }
+            Err(error) => {
+                tracing::warn!(
+                    code = error.code,
+                    error = error.message,
+                    "could not look for incomplete multipart uploads (s3:ListBucketMultipartUploads)"
+                );
+                None
+            }
+        }
+    }
+
+    /// Aborts the uploads that were begun before the cutoff.
+    pub(super) async fn abort_uploads(
+        &mut self,
+        found: &mut Option<Found>,
+        hands: &(impl AbortUpload + Sync),
+    ) {
+        let Some(found) = found else { return };
+        let aborting = uploads::abort(found, hands, self.settings.concurrency);
+        let error = tokio::select! {
+            error = aborting => error,
+            () = self.stop.wait() => None,
+        };
+        self.more.uploads = Some(found.counts);
+        if let Some(error) = error {
+            tracing::warn!(
+                code = error.code,
+                error = error.message,
+                uploads = found.counts.failed,
+                "could not abort incomplete multipart uploads (s3:AbortMultipartUpload)"
+            );
+        }
+    }
+
+    /// Tells freed bytes from recoverable ones, and asks the database once more for the names
+    /// of what was deleted. The deletions stand as counted, whatever comes of it.
+    pub(super) async fn look_back<W: World>(
+        &mut self,
+        world: &W,
+        approved: &ApprovedPlan,
+        deleted: Deleted,
+        check: &mut impl FreshCheck,
+    ) {
+        if deleted.is_empty() {
+            return;
+        }
+        let recoverable = deleted.recoverable_bytes();
+        self.more.recoverable_bytes = recoverable;
+        self.more.freed_bytes = self.counts.deleted_bytes.saturating_sub(recoverable);
+        let mut problems = Vec::new();
+        let hands = world.undeleter(approved);
+        let longest = if self.stop.requested() {
+            LAST_LOOK_BACK
+        } else {
+            LOOK_BACK
+        };
+        let looked = timeout(longest, recheck(deleted, check, &hands, &mut problems)).await;
+        let not_asked = match looked {
+            Ok(Ok(rechecked)) => {
+                self.doubt |= rechecked.referenced > 0;
+                self.more.rechecked = Some(rechecked);
+                None
+            }
+            Ok(Err(error)) => Some(chain(&error)),
+            Err(_) => Some("there was no time for it".to_owned()),
+        };
+        if let Some(why) = not_asked {
+            problems.push(Problem {
+                key: None,
+                code: recheck::NOT_RECHECKED.to_owned(),
+                message: format!(
+                    "the database could not be asked once more whether a row names what was deleted: {why}"
+                ),
+            });
+        }
+        self.doubt |= !problems.is_empty();
+        // Worse than what else there is to say.
+        problems.append(&mut self.problems);
+        problems.truncate(MAX_PROBLEMS);
+        self.problems = problems;
+        if recoverable > 0 && !self.stop.requested() {
+            self.more.recoverable_days = world.retention().await.days();
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Incomplete multipart uploads: what a failed upload leaves, too. No listing shows them, and
+//! their parts are billed.
+
+use futures::stream::{self, StreamExt as _};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::hands::LookError;
+use crate::key::ObjectKey;
+use crate::merge::Criteria;
+
+/// Uploads whose parts are added up: each costs a request.
+const MEASURED: usize = 100;
+
+/// Uploads that one run aborts; the next run goes on.
+const MAX_ABORTED: usize = 10_000;
+
+/// A multipart upload that was begun and neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    /// The key that it would become.
+    pub key: ObjectKey,
+    /// Its id.
+    pub id: String,
+    /// When it was begun; one of unknown age is new.
+    pub initiated: Option<Timestamp>,
+}
+
+/// Some uploads, and where more begin.
+#[derive(Debug, Default)]
+pub struct UploadPage {
+    /// The uploads.
+    pub uploads: Vec<Upload>,
+    /// The key and the id after which the next page begins; `None` on the last.
+    pub next: Option<(String, String)>,
+}
+
+/// Who lists uploads under way.
+pub trait ListUploads {
+    /// The uploads below the run's prefix, behind that key and id.
+    fn uploads(
+        &self,
+        after: Option<&(String, String)>,
+    ) -> impl Future<Output = Result<UploadPage, LookError>> + Send;
+
+    /// The bytes of the parts that an upload holds.
+    fn upload_bytes(&self, upload: &Upload) -> impl Future<Output = Result<u64, LookError>> + Send;
+}
+
+/// Who aborts uploads. A dry run holds none.
+pub trait AbortUpload {
+    /// Aborts an upload; whether it was still there.
+    fn abort(&self, upload: &Upload) -> impl Future<Output = Result<bool, LookError>> + Send;
+}
+
+/// What is known of a scope's uploads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct UploadCounts {
+    /// Uploads under way for keys in scope.
+    pub found: u64,
+    /// Those that were begun before the cutoff.
+    pub old: u64,
+    /// How many of the old were looked into.
+    pub measured: u64,
+    /// The bytes of the parts of those.
+    pub bytes: u64,
+    /// Uploads that were aborted.
+    pub aborted: u64,
+    /// Uploads that S3 refused to abort.
+    pub failed: u64,
+}
+
+/// The uploads of a scope.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// How many there are.
+    pub counts: UploadCounts,
+    /// Those begun before the cutoff, at most as many as one run aborts.
+    old: Vec<Upload>,
+}
+
+/// Looks for uploads of keys in scope.
+///
+/// # Errors
+/// S3 refuses, does not answer, or its pages do not end.
+pub async fn find(
+    bucket: &(impl ListUploads + Sync),
+    criteria: &Criteria,
+    at_once: usize,
+) -> Result<Found, LookError> {
+    let mut found = Found::default();
+    let mut after = None;
+    loop {
+        let page = bucket.uploads(after.as_ref()).await?;
+        for upload in page.uploads {
+            if !criteria.scope.contains(upload.key.as_str()) {
+                continue;
+            }
+            found.counts.found += 1;
+            if upload.initiated.is_none_or(|at| at >= criteria.cutoff) {
+                continue;
+            }
+            found.counts.old += 1;
+            if found.old.len() < MAX_ABORTED {
+                found.old.push(upload);
+            }
+        }
+        match page.next {
+            None => break,
+            next if next == after => {
+                return Err(LookError {
+                    code: Some("RepeatedMarker".to_owned()),
+                    message: "the pages of uploads do not end".to_owned(),
+                });
+            }
+            next => after = next,
+        }
+    }
+    let measured: Vec<u64> = stream::iter(found.old.iter().take(MEASURED))
+        .map(|upload| bucket.upload_bytes(upload))
+        .buffer_unordered(at_once.max(1))
+        // One that was completed in between has no parts; one that may not be read, none known.
+        .filter_map(async |bytes| bytes.ok())
+        .collect()
+        .await;
+    found.counts.measured = measured.len() as u64;
+    found.counts.bytes = measured.iter().sum();
+    Ok(found)
+}
+
+/// Aborts the old ones. The first error that S3 gave, if there was one.
+pub async fn abort(
+    found: &mut Found,
+    hands: &(impl AbortUpload + Sync),
+    at_once: usize,
+) -> Option<LookError> {
+    let mut first = None;
+    let mut ended = stream::iter(found.old.iter())
+        .map(|upload| hands.abort(upload))
+        .buffer_unordered(at_once.max(1));
+    while let Some(aborted) = ended.next().await {
+        match aborted {
+            Ok(true) => found.counts.aborted += 1,
+            Ok(false) => {}
+            Err(error) => {
+                found.counts.failed += 1;
+                first = first.or(Some(error));
+            }
+        }
+    }
+    first
+}

@@ -1,0 +1,181 @@
+//! After the sweep: what a row names although it was deleted is reported, and taken back
+//! where that is allowed.
+#![cfg(feature = "demo")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use orphan_sweeper::local::s3::{Effect, Fault, Operation, Versioning};
+use orphan_sweeper::run::Report;
+use orphan_sweeper::settings::Setting;
+use orphan_sweeper::summary::Status;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use support::program::Environment;
+use support::{BUCKET, World};
+
+/// Ten referenced images and three orphans, two days old.
+async fn world() -> World {
+    let world = World::new().await;
+    let names: Vec<String> = (0..10)
+        .map(|index| format!("kept/{index:05}.png"))
+        .collect();
+    world.name(&names).await;
+    for key in names.into_iter().chain((0..3).map(orphan)) {
+        world.put(&key, 48);
+    }
+    world
+}
+
+fn orphan(index: usize) -> String {
+    format!("left/{index:05}.png")
+}
+
+/// Runs statements when the orphans' batch is asked for: behind the fresh check, before the
+/// deletion. The probe is the first such request.
+fn at_the_last_moment(world: &World, statements: &str) {
+    let (url, statements) = (world.database.url().to_owned(), statements.to_owned());
+    let done = Arc::new(AtomicBool::new(false));
+    world
+        .server
+        .on_request(Operation::DeleteObjects, move |_, record| {
+            let (url, statements) = (url.clone(), statements.clone());
+            let now = record.keys.iter().any(|key| key.starts_with("left/0"))
+                && !done.swap(true, Ordering::SeqCst);
+            async move {
+                if now {
+                    let mut connection = PgConnection::connect(&url).await.expect("connected");
+                    connection
+                        .execute(sqlx::raw_sql(AssertSqlSafe(statements)))
+                        .await
+                        .expect("run");
+                }
+            }
+        });
+}
+
+const LATE: &str = "INSERT INTO images VALUES ('left/00001.png')";
+
+#[track_caller]
+fn found(report: &Report, restored: u64) -> String {
+    assert_eq!(report.summary.status, Status::Incomplete, "{report:?}");
+    let rechecked = report.summary.more.rechecked.expect("asked");
+    assert_eq!(
+        (rechecked.referenced, rechecked.restored),
+        (1, restored),
+        "{report:?}"
+    );
+    let problem = &report.summary.errors[0];
+    assert_eq!(problem.code, "ReferencedAfterDeletion");
+    assert_eq!(problem.key.as_ref().expect("a key").as_str(), orphan(1));
+    problem.message.clone()
+}
+
+#[tokio::test]
+async fn what_a_row_names_in_the_last_moment_is_taken_back() {
+    let world = world().await;
+    let versions = format!("{:?}", world.server.versions(BUCKET, &orphan(1)));
+    at_the_last_moment(&world, LATE);
+    let report = world.run(&[]).await;
+    assert!(found(&report, 1).contains("it was restored"), "{report:?}");
+    // A count means what S3 confirmed, and it did delete all three.
+    assert_eq!(report.summary.counts.deleted, 3);
+    assert!(world.keys().contains(&orphan(1)));
+    assert_eq!(
+        format!("{:?}", world.server.versions(BUCKET, &orphan(1))),
+        versions
+    );
+    assert_eq!(world.keys().len(), 11);
+}
+
+#[tokio::test]
+async fn without_the_right_it_is_reported_with_the_way_on() {
+    let world = world().await;
+    at_the_last_moment(&world, LATE);
+    world
+        .server
+        .inject(Fault::new(Operation::DeleteObject, Effect::access_denied()).key(orphan(1)));
+    let environment = Environment::of(&world);
+    let ended = environment.cli(&["sweep"]).await;
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    let printed = ended.json();
+    assert_eq!(
+        printed["rechecked"],
+        json!({"referenced": 1, "restored": 0})
+    );
+    assert_eq!(printed["errors"][0]["code"], "ReferencedAfterDeletion");
+    let message = printed["errors"][0]["message"].as_str().expect("words");
+    assert!(
+        message.contains("AccessDenied") && message.contains("s3:DeleteObjectVersion"),
+        "{message}"
+    );
+    assert!(
+        ended.stderr.contains("ReferencedAfterDeletion"),
+        "{ended:?}"
+    );
+    // Somebody with the right follows the way.
+    world.server.heal();
+    let run_id = printed["run_id"].as_str().expect("an id");
+    let ended = environment
+        .cli(&["restore", run_id, "--key", &orphan(1)])
+        .await;
+    assert_eq!(
+        (ended.code, &ended.json()["restored"]),
+        (Some(0), &json!(1))
+    );
+    assert!(world.keys().contains(&orphan(1)));
+}
+
+#[tokio::test]
+async fn where_nothing_is_kept_the_loss_is_named() {
+    let world = world().await;
+    world.server.set_versioning(BUCKET, Versioning::Unversioned);
+    at_the_last_moment(&world, LATE);
+    let report = world.run(&[(Setting::AllowUnversioned, "true")]).await;
+    assert!(found(&report, 0).contains("so it is lost"), "{report:?}");
+    assert_eq!(
+        report.summary.more.freed_bytes,
+        report.summary.counts.deleted_bytes
+    );
+    assert_eq!(report.summary.more.recoverable_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_answer_again_leaves_a_doubt() {
+    let world = world().await;
+    at_the_last_moment(&world, "ALTER TABLE images RENAME TO gone");
+    let report = world.run(&[]).await;
+    assert_eq!(report.summary.status, Status::Incomplete, "{report:?}");
+    assert_eq!(
+        (report.summary.counts.deleted, report.summary.more.rechecked),
+        (3, None)
+    );
+    assert_eq!(report.summary.errors[0].code, "NotRechecked");
+}
+
+#[tokio::test]
+async fn a_quiet_sweep_says_that_it_asked_and_what_can_be_brought_back() {
+    let world = world().await;
+    let report = world.run(&[]).await;
+    assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+    let more = &report.summary.more;
+    let rechecked = more.rechecked.expect("asked");
+    assert_eq!((rechecked.referenced, rechecked.restored), (0, 0));
+    assert_eq!(
+        (
+            more.freed_bytes,
+            more.recoverable_bytes,
+            more.recoverable_days
+        ),
+        (0, report.summary.counts.deleted_bytes, None)
+    );
+    world.put(&orphan(7), 48);
+    world.server.expire_noncurrent_after(BUCKET, 30);
+    let report = world.run(&[]).await;
+    assert_eq!(report.summary.more.recoverable_days, Some(30), "{report:?}");
+    // Nothing deleted, nothing asked.
+    let report = world.run(&[]).await;
+    assert_eq!(report.summary.more.rechecked, None);
+}

@@ -1,0 +1,639 @@
+//! A run undone: exactly the delete markers that it made, over the wire.
+#![cfg(feature = "demo")]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use orphan_sweeper::archive::Archive;
+use orphan_sweeper::chain::chain;
+use orphan_sweeper::key::{ObjectKey, Prefix};
+use orphan_sweeper::local::s3::{Effect, Fault, Operation, Version, Versioning};
+use orphan_sweeper::restore::{Restoration, Wish};
+use orphan_sweeper::run::Report;
+use orphan_sweeper::settings::{RawSettings, RestoreSettings, Setting};
+use orphan_sweeper::stop::Stop;
+use orphan_sweeper::summary::Status;
+use orphan_sweeper::undo::{UndoError, undo};
+use serde_json::json;
+use support::program::{Environment, files};
+use support::{BUCKET, World};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// Ten referenced images and so many orphans, two days old.
+async fn world(orphans: usize) -> World {
+    let world = World::new().await;
+    let names: Vec<String> = (0..10)
+        .map(|index| format!("kept/{index:05}.png"))
+        .collect();
+    world.name(&names).await;
+    for key in names.into_iter().chain((0..orphans).map(orphan)) {
+        world.put(&key, 48);
+    }
+    world
+}
+
+fn orphan(index: usize) -> String {
+    format!("left/{index:05}.png")
+}
+
+const ALL: [(Setting, &str); 1] = [(Setting::MaxOrphanPercent, "100")];
+
+async fn swept(world: &World, deleted: u64) -> Report {
+    let report = world.run(&ALL).await;
+    assert_eq!(report.summary.counts.deleted, deleted, "{report:?}");
+    report
+}
+
+async fn try_restore(world: &World, run_id: Uuid, wish: &Wish) -> Result<Restoration, UndoError> {
+    let mut raw = RawSettings::default();
+    raw.flag(Setting::Report, [world.ledger.path().display().to_string()]);
+    let settings = RestoreSettings::new(raw, None).expect("settings");
+    undo(&settings, &world.client(), run_id, wish, &Stop::never()).await
+}
+
+async fn restore(world: &World, run_id: Uuid, wish: &Wish) -> Restoration {
+    let done = try_restore(world, run_id, wish).await.expect("restored");
+    assert_eq!(done.settled(), done.planned, "{done:?}");
+    done
+}
+
+/// Every version of every key, as text.
+fn versions(world: &World, keys: usize) -> Vec<String> {
+    (0..keys)
+        .map(|index| format!("{:?}", world.server.versions(BUCKET, &orphan(index))))
+        .collect()
+}
+
+fn removals(world: &World) -> usize {
+    world.server.count(Operation::DeleteObject)
+}
+
+#[tokio::test]
+async fn a_run_is_undone_to_the_byte_and_once_more_does_no_harm() {
+    let world = world(5).await;
+    let before = (world.keys(), versions(&world, 5));
+    let report = swept(&world, 5).await;
+    assert_eq!(world.keys().len(), 10);
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!(
+        (done.status, done.restored, done.planned),
+        (Status::Completed, 5, 5),
+        "{done:?}"
+    );
+    assert_eq!(done.restored_bytes, report.summary.counts.deleted_bytes);
+    assert_eq!((world.keys(), versions(&world, 5)), before);
+    let asked = removals(&world);
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!((done.restored, done.present), (0, 5), "{done:?}");
+    assert_eq!((world.keys(), versions(&world, 5)), before);
+    assert_eq!(
+        removals(&world),
+        asked,
+        "nothing was asked of S3 that changes it"
+    );
+    let written = Path::new(&report.summary.report).join("restored");
+    assert_eq!(files(&written).len(), 2);
+}
+
+#[tokio::test]
+async fn what_stands_above_the_marker_is_left_alone_and_what_is_gone_is_lost() {
+    let world = world(6).await;
+    let report = swept(&world, 6).await;
+    // Uploaded again; deleted once more by somebody; uploaded and deleted; the deleted version
+    // destroyed; another version destroyed below which an older one stood.
+    world.put(&orphan(0), 0);
+    world.server.delete(BUCKET, &orphan(1));
+    world
+        .server
+        .put_at(BUCKET, &orphan(2), "other", support::ago(0));
+    world.server.delete(BUCKET, &orphan(2));
+    let client = world.client();
+    let [Version::Marker { .. }, Version::Object(object)] =
+        &world.server.versions(BUCKET, &orphan(3))[..]
+    else {
+        panic!("a marker over an object")
+    };
+    let sent = client
+        .delete_object()
+        .bucket(BUCKET)
+        .key(orphan(3))
+        .version_id(object.version_id.to_string())
+        .send();
+    sent.await.expect("destroyed");
+    // A marker that somebody else removed, and what was below it overwritten.
+    let marker = world.server.versions(BUCKET, &orphan(4))[0]
+        .id()
+        .to_string();
+    let sent = client
+        .delete_object()
+        .bucket(BUCKET)
+        .key(orphan(4))
+        .version_id(marker)
+        .send();
+    sent.await.expect("removed");
+    world
+        .server
+        .put_at(BUCKET, &orphan(4), "other", support::ago(0));
+    let before = versions(&world, 5);
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!(
+        (done.restored, done.newer, done.lost, done.present),
+        (1, 4, 1, 0),
+        "{done:?}"
+    );
+    assert_eq!(versions(&world, 5), before);
+    assert!(world.keys().contains(&orphan(5)));
+}
+
+#[tokio::test]
+async fn an_older_version_is_never_brought_up_in_place_of_the_deleted_one() {
+    let world = world(0).await;
+    world
+        .server
+        .put_at(BUCKET, &orphan(0), "an older picture", support::ago(90));
+    world.put(&orphan(0), 48);
+    let report = swept(&world, 1).await;
+    let versions = world.server.versions(BUCKET, &orphan(0));
+    let client = world.client();
+    let sent = client
+        .delete_object()
+        .bucket(BUCKET)
+        .key(orphan(0))
+        .version_id(versions[1].id().to_string())
+        .send();
+    sent.await.expect("destroyed");
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!((done.restored, done.lost), (0, 1), "{done:?}");
+    assert!(!world.keys().contains(&orphan(0)));
+}
+
+#[tokio::test]
+async fn keys_and_folders_can_be_chosen() {
+    let world = world(4).await;
+    world.put("left/deep/x\n.png", 48);
+    world.put("left2/y.png", 48);
+    let report = swept(&world, 6).await;
+    let key = |key: &str| Wish {
+        keys: [ObjectKey::new(key)].into(),
+        ..Wish::default()
+    };
+    let done = restore(&world, report.summary.run_id, &key(&orphan(2))).await;
+    assert_eq!((done.planned, done.restored), (1, 1), "{done:?}");
+    let folder = Wish {
+        prefix: Prefix::folder("left/deep"),
+        ..Wish::default()
+    };
+    let done = restore(&world, report.summary.run_id, &folder).await;
+    assert_eq!((done.planned, done.restored), (1, 1), "{done:?}");
+    let folder = Wish {
+        prefix: Prefix::folder("left"),
+        ..Wish::default()
+    };
+    let done = restore(&world, report.summary.run_id, &folder).await;
+    assert_eq!(
+        (done.planned, done.restored, done.present),
+        (5, 3, 2),
+        "{done:?}"
+    );
+    assert!(!world.keys().contains(&"left2/y.png".to_owned()));
+    let error = try_restore(&world, report.summary.run_id, &key("kept/00000.png")).await;
+    let error = error.expect_err("not in the plan");
+    assert!(matches!(error, UndoError::Config(_)), "{error:?}");
+    assert!(
+        error
+            .to_string()
+            .contains("kept/00000.png is not in the plan"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_and_changes_nothing() {
+    let world = world(3).await;
+    let report = swept(&world, 3).await;
+    let before = versions(&world, 3);
+    let wish = Wish {
+        dry_run: true,
+        ..Wish::default()
+    };
+    let done = restore(&world, report.summary.run_id, &wish).await;
+    assert_eq!(
+        (done.status, done.restored, done.deferred),
+        (Status::DryRun, 0, 3),
+        "{done:?}"
+    );
+    assert_eq!((removals(&world), versions(&world, 3)), (0, before));
+    assert!(!world.has(&report, "restored"));
+}
+
+#[tokio::test]
+async fn what_was_not_deleted_is_untouched() {
+    let world = world(3).await;
+    let planned = world
+        .run(&[
+            (Setting::MaxOrphanPercent, "100"),
+            (Setting::DryRun, "true"),
+        ])
+        .await;
+    // Somebody deletes one meanwhile.
+    world.server.delete(BUCKET, &orphan(0));
+    world.server.clear_requests();
+    let done = restore(&world, planned.summary.run_id, &Wish::default()).await;
+    assert_eq!((done.untouched, done.planned), (3, 3), "{done:?}");
+    assert_eq!(world.server.count(Operation::ListObjectVersions), 0);
+    let partly = world
+        .run(&[
+            (Setting::MaxOrphanPercent, "100"),
+            (Setting::MaxDelete, "1"),
+        ])
+        .await;
+    assert_eq!(partly.summary.counts.deleted, 1);
+    let done = restore(&world, partly.summary.run_id, &Wish::default()).await;
+    assert_eq!((done.restored, done.untouched), (1, 1), "{done:?}");
+}
+
+/// Kills a run when its first batch was carried out and its answer lost: the outcome is never
+/// written down. Returns the run's id.
+async fn killed(world: &World) -> Uuid {
+    let kill = Arc::new(Notify::new());
+    let killed = Arc::clone(&kill);
+    world
+        .server
+        .inject(Fault::new(Operation::DeleteObjects, Effect::CloseAfter).nth(2));
+    world.server.on_request(Operation::HeadObject, move |_, _| {
+        let kill = Arc::clone(&kill);
+        async move {
+            kill.notify_one();
+            std::future::pending::<()>().await;
+        }
+    });
+    tokio::select! {
+        () = killed.notified() => {}
+        report = world.run(&ALL) => panic!("it was not killed: {report:?}"),
+    }
+    world.server.heal();
+    let mut runs = std::fs::read_dir(world.ledger.path().join("runs")).expect("runs");
+    let run = runs.next().expect("a run").expect("readable").file_name();
+    assert!(runs.next().is_none());
+    run.to_string_lossy().parse().expect("a run's id")
+}
+
+#[tokio::test]
+async fn a_batch_whose_outcome_was_never_written_is_undone_too() {
+    let world = world(4).await;
+    let before = (world.keys(), versions(&world, 4));
+    let run_id = killed(&world).await;
+    assert_eq!(world.keys().len(), 10);
+    let done = restore(&world, run_id, &Wish::default()).await;
+    assert_eq!(
+        (done.status, done.restored),
+        (Status::Completed, 4),
+        "{done:?}"
+    );
+    assert_eq!((world.keys(), versions(&world, 4)), before);
+    let done = restore(&world, run_id, &Wish::default()).await;
+    assert_eq!((done.restored, done.untouched), (0, 4), "{done:?}");
+}
+
+#[tokio::test]
+async fn without_an_outcome_only_a_marker_of_the_runs_time_over_the_listed_version_is_undone() {
+    let world = world(5).await;
+    let run_id = killed(&world).await;
+    let client = world.client();
+    let undelete = async |index: usize| {
+        let marker = world.server.versions(BUCKET, &orphan(index))[0]
+            .id()
+            .to_string();
+        let sent = client
+            .delete_object()
+            .bucket(BUCKET)
+            .key(orphan(index))
+            .version_id(marker)
+            .send();
+        sent.await.expect("removed");
+    };
+    // Deleted by somebody else, an hour after and an hour before the run.
+    undelete(0).await;
+    world.server.set_clock_skew(SignedDuration::from_hours(1));
+    world.server.delete(BUCKET, &orphan(0));
+    undelete(1).await;
+    world.server.set_clock_skew(SignedDuration::from_hours(-1));
+    world.server.delete(BUCKET, &orphan(1));
+    world.server.set_clock_skew(SignedDuration::ZERO);
+    // Overwritten and deleted by somebody else at the same time.
+    world
+        .server
+        .put_at(BUCKET, &orphan(2), "other", support::ago(0));
+    world.server.delete(BUCKET, &orphan(2));
+    // Deleted twice.
+    world.server.delete(BUCKET, &orphan(3));
+    let before = versions(&world, 4);
+    let done = restore(&world, run_id, &Wish::default()).await;
+    assert_eq!((done.restored, done.untouched), (1, 4), "{done:?}");
+    assert_eq!(versions(&world, 4), before);
+    assert!(world.keys().contains(&orphan(4)));
+}
+
+#[tokio::test]
+async fn a_run_whose_ledger_broke_is_undone_by_its_plan() {
+    let world = world(3).await;
+    let folder = world.ledger.path().to_owned();
+    world
+        .server
+        .on_request(Operation::DeleteObjects, move |_, record| {
+            if record.nth == 1 {
+                for run in std::fs::read_dir(folder.join("runs")).expect("runs") {
+                    let run = run.expect("readable").path();
+                    std::fs::write(run.join("outcomes"), b"in the way").expect("written");
+                }
+            }
+            async {}
+        });
+    let report = world.run(&ALL).await;
+    assert_eq!(
+        (report.summary.status, report.summary.counts.deleted),
+        (Status::Failed, 3)
+    );
+    std::fs::remove_file(Path::new(&report.summary.report).join("outcomes")).expect("removed");
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!(done.restored, 3, "{done:?}");
+}
+
+#[tokio::test]
+async fn a_refused_removal_is_counted_and_named() {
+    let world = world(3).await;
+    let report = swept(&world, 3).await;
+    world
+        .server
+        .inject(Fault::new(Operation::DeleteObject, Effect::access_denied()).key(orphan(1)));
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!(
+        (done.status, done.restored, done.failed),
+        (Status::Incomplete, 2, 1),
+        "{done:?}"
+    );
+    assert_eq!(done.errors[0].code, "AccessDenied");
+    assert_eq!(done.errors[0].key, Some(ObjectKey::new(orphan(1))));
+    // An answer that lies: the marker is still there.
+    world.server.heal();
+    let lie = Effect::Answer {
+        status: 204,
+        body: String::new(),
+    };
+    world
+        .server
+        .inject(Fault::new(Operation::DeleteObject, lie));
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!((done.present, done.failed), (2, 1), "{done:?}");
+    assert_eq!(done.errors[0].code, "NotRemoved");
+    // A lost answer: it may be asked again, and counts once.
+    world.server.heal();
+    world
+        .server
+        .inject(Fault::new(Operation::DeleteObject, Effect::CloseAfter).first(1));
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!((done.present, done.restored), (2, 1), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_stop_leaves_the_rest_for_another_time() {
+    let world = world(3).await;
+    let report = swept(&world, 3).await;
+    let mut raw = RawSettings::default();
+    raw.flag(Setting::Report, [world.ledger.path().display().to_string()]);
+    let settings = RestoreSettings::new(raw, None).expect("settings");
+    let stop = Stop::never();
+    stop.interrupt();
+    let done = undo(
+        &settings,
+        &world.client(),
+        report.summary.run_id,
+        &Wish::default(),
+        &stop,
+    )
+    .await
+    .expect("stopped");
+    assert_eq!(
+        (done.status, done.deferred, done.planned),
+        (Status::Incomplete, 3, 3)
+    );
+    assert_eq!(removals(&world), 0);
+}
+
+#[tokio::test]
+async fn where_versions_are_not_kept_nothing_is_touched() {
+    let world = world(2).await;
+    world.server.set_versioning(BUCKET, Versioning::Unversioned);
+    let changes = [
+        (Setting::MaxOrphanPercent, "100"),
+        (Setting::AllowUnversioned, "true"),
+    ];
+    let report = world.run(&changes).await;
+    assert_eq!(report.summary.counts.deleted, 2, "{report:?}");
+    let error = try_restore(&world, report.summary.run_id, &Wish::default())
+        .await
+        .expect_err("final");
+    assert!(
+        chain(&error).contains("pictures does not keep versions"),
+        "{error}"
+    );
+}
+
+/// The marker `null` of suspended versioning may be anything by now: also an object that was
+/// uploaded meanwhile.
+#[tokio::test]
+async fn a_marker_without_an_id_of_its_own_is_never_removed() {
+    let world = World::new().await;
+    world.server.set_versioning(BUCKET, Versioning::Suspended);
+    world.put_named(&["kept/1.png", "kept/2.png"], 48).await;
+    world.put(&orphan(0), 48);
+    let changes = [
+        (Setting::MaxOrphanPercent, "100"),
+        (Setting::AllowUnversioned, "true"),
+    ];
+    let report = world.run(&changes).await;
+    assert_eq!(report.summary.counts.deleted, 1, "{report:?}");
+    assert_eq!(
+        (
+            report.summary.more.freed_bytes,
+            report.summary.more.recoverable_bytes
+        ),
+        (14, 0)
+    );
+    let alone = removals(&world);
+    world.put(&orphan(0), 0);
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!((done.restored, done.lost), (0, 1), "{done:?}");
+    assert_eq!(removals(&world), alone);
+    assert!(world.keys().contains(&orphan(0)));
+}
+
+#[tokio::test]
+async fn a_ledger_in_a_bucket_is_read_too() {
+    let world = world(3).await;
+    world.server.create_bucket("ledgers");
+    let report = world
+        .run_for(&[
+            (Setting::MaxOrphanPercent, "100"),
+            (Setting::Report, "s3://ledgers/sweeper"),
+        ])
+        .await;
+    assert_eq!(report.summary.counts.deleted, 3, "{report:?}");
+    let environment = Environment::bare(&world).with(&[("SWEEPER_REPORT", "s3://ledgers/sweeper")]);
+    let ended = environment
+        .cli(&["restore", &report.summary.run_id.to_string()])
+        .await;
+    assert_eq!(
+        (ended.code, ended.stderr.as_str()),
+        (Some(0), ""),
+        "{ended:?}"
+    );
+    assert_eq!(ended.json()["restored"], 3);
+    assert_eq!(world.keys().len(), 13);
+    let restored = format!("sweeper/runs/{}/restored/", report.summary.run_id);
+    assert!(
+        world
+            .server
+            .keys("ledgers")
+            .iter()
+            .any(|key| key.starts_with(&restored))
+    );
+}
+
+#[tokio::test]
+async fn the_command_line_says_what_became_of_it() {
+    let world = world(3).await;
+    let report = swept(&world, 3).await;
+    let run_id = report.summary.run_id.to_string();
+    let environment = || {
+        let ledger = world.ledger.path().display().to_string();
+        Environment::bare(&world).with(&[("SWEEPER_REPORT", &ledger)])
+    };
+    let ended = environment().cli(&["restore", &run_id, "--dry-run"]).await;
+    assert_eq!(
+        (ended.code, ended.stderr.as_str()),
+        (Some(0), ""),
+        "{ended:?}"
+    );
+    let printed = ended.json();
+    assert_eq!(
+        (&printed["status"], &printed["deferred"]),
+        (&json!("dry_run"), &json!(3))
+    );
+    // The environment's word for a dry run holds for every command.
+    let cautious = environment().with(&[("SWEEPER_DRY_RUN", "true")]);
+    assert_eq!(
+        cautious.cli(&["restore", &run_id]).await.json()["restored"],
+        0
+    );
+    let ended = environment()
+        .cli(&["restore", &run_id, "--key", &orphan(1), "--output", "text"])
+        .await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let words: Vec<&str> = ended.stdout.split_whitespace().collect();
+    assert!(
+        words.windows(2).any(|pair| pair == ["restored", "1"]),
+        "{ended:?}"
+    );
+    assert!(
+        ended.stdout.contains("the next run deletes it"),
+        "{ended:?}"
+    );
+
+    world
+        .server
+        .inject(Fault::new(Operation::DeleteObject, Effect::access_denied()));
+    let ended = environment().cli(&["restore", &run_id]).await;
+    assert_eq!(
+        (ended.code, &ended.json()["failed"]),
+        (Some(4), &json!(2)),
+        "{ended:?}"
+    );
+    world.server.heal();
+
+    let usage = |arguments: Vec<String>, bucket: Option<&'static str>| {
+        let environment = match bucket {
+            Some(bucket) => environment().with(&[("SWEEPER_BUCKET", bucket)]),
+            None => environment(),
+        };
+        async move { environment.cli(&arguments).await }
+    };
+    let words = |words: &[&str]| {
+        words
+            .iter()
+            .map(|word| (*word).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let other = Uuid::now_v7().to_string();
+    for (arguments, bucket, expected) in [
+        (words(&["restore", &other]), None, "RUN_ID: there is no"),
+        (
+            words(&["restore", &run_id, "--bucket", "paintings"]),
+            None,
+            "--bucket: \"paintings\" is not the bucket of that run",
+        ),
+        (
+            words(&["restore", &run_id]),
+            Some("paintings"),
+            "SWEEPER_BUCKET: \"paintings\" is not the bucket",
+        ),
+        (
+            words(&["restore", &run_id, "--key", "nothing"]),
+            None,
+            "--key: nothing is not in the plan",
+        ),
+        (
+            words(&["restore", &run_id, "--concurrency", "0"]),
+            None,
+            "--concurrency: ",
+        ),
+    ] {
+        let ended = usage(arguments, bucket).await;
+        assert_eq!(
+            (ended.code, ended.stdout.as_str()),
+            (Some(2), ""),
+            "{ended:?}"
+        );
+        assert!(ended.stderr.contains(expected), "{expected}: {ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    }
+    // Another run's manifest, or a torn one, restores nothing.
+    let plan = Path::new(&report.summary.report).join("plan.jsonl");
+    let text = std::fs::read_to_string(&plan).expect("a plan");
+    let elsewhere = world.ledger.path().join("runs").join(&other);
+    std::fs::create_dir(&elsewhere).expect("a folder");
+    std::fs::write(elsewhere.join("plan.jsonl"), &text).expect("written");
+    let ended = environment().cli(&["restore", &other]).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("it is another run's"), "{ended:?}");
+    std::fs::write(&plan, &text[..text.len() - 20]).expect("written");
+    let ended = environment().cli(&["restore", &run_id]).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("it breaks off"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn outcomes_that_cannot_be_read_restore_nothing() {
+    let world = world(3).await;
+    let report = swept(&world, 3).await;
+    let batch = Path::new(&report.summary.report).join("outcomes/000000.json");
+    let text = std::fs::read_to_string(&batch).expect("outcomes");
+    std::fs::write(&batch, &text[..text.len() / 2]).expect("written");
+    let error = Archive::new(&world.settings(&[]).report, &world.client())
+        .past(report.summary.run_id)
+        .await
+        .expect_err("torn");
+    assert!(
+        chain(&error).contains("000000.json could not be read"),
+        "{error}"
+    );
+    let error = try_restore(&world, report.summary.run_id, &Wish::default())
+        .await
+        .expect_err("torn");
+    assert!(matches!(error, UndoError::Archive(_)));
+    assert_eq!(world.keys().len(), 10);
+}

@@ -1,0 +1,200 @@
+//! Incomplete multipart uploads: found in every run, aborted where that is wished.
+#![cfg(feature = "demo")]
+
+mod support;
+
+use orphan_sweeper::local::s3::{Effect, Fault, Operation};
+use orphan_sweeper::run::Report;
+use orphan_sweeper::settings::Setting;
+use orphan_sweeper::summary::Status;
+use orphan_sweeper::uploads::UploadCounts;
+use serde_json::json;
+use support::program::Environment;
+use support::{BUCKET, World, ago};
+
+/// Two referenced images and an orphan; beside them three old uploads in scope, a young one,
+/// and three that are not the run's.
+async fn world() -> World {
+    let world = World::new().await;
+    world.put_named(&["images/a.png", "images/b.png"], 48).await;
+    world.put("images/left.png", 48);
+    for (key, age, parts) in [
+        ("images/old +%.png", 48, &[5, 6][..]),
+        ("images/old +%.png", 30, &[]),
+        ("images/older\n.jpg", 90, &[7]),
+        ("images/young.png", 1, &[100]),
+        ("images/dump.sql", 90, &[100]),
+        ("images2/x.png", 90, &[100]),
+        ("x.png", 90, &[100]),
+    ] {
+        let id = world.server.begin_upload_at(BUCKET, key, ago(age));
+        for part in parts {
+            world.server.add_part(BUCKET, &id, *part);
+        }
+    }
+    world
+}
+
+const IMAGES: (Setting, &str) = (Setting::Prefix, "images");
+const ABORT: (Setting, &str) = (Setting::AbortUploads, "true");
+
+fn uploads(report: &Report) -> UploadCounts {
+    report.summary.more.uploads.expect("listed")
+}
+
+const FOUND: UploadCounts = UploadCounts {
+    found: 4,
+    old: 3,
+    measured: 3,
+    bytes: 18,
+    aborted: 0,
+    failed: 0,
+};
+
+#[tokio::test]
+async fn they_are_found_in_every_run_and_left_alone() {
+    let world = world().await;
+    for changes in [
+        &[IMAGES][..],
+        &[IMAGES],
+        &[IMAGES, (Setting::DryRun, "true")],
+        &[IMAGES, (Setting::DryRun, "true"), ABORT],
+    ] {
+        let report = world.run(changes).await;
+        assert_eq!(uploads(&report), FOUND, "{report:?}");
+        assert_eq!(world.server.uploads(BUCKET).len(), 7);
+    }
+    assert_eq!(world.server.count(Operation::AbortMultipartUpload), 0);
+}
+
+#[tokio::test]
+async fn the_old_ones_in_scope_are_aborted_on_wish() {
+    let world = world().await;
+    let report = world.run(&[IMAGES, ABORT]).await;
+    assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+    assert_eq!(
+        uploads(&report),
+        UploadCounts {
+            aborted: 3,
+            ..FOUND
+        }
+    );
+    let left: Vec<String> = world
+        .server
+        .uploads(BUCKET)
+        .into_iter()
+        .map(|upload| upload.key)
+        .collect();
+    assert_eq!(
+        left,
+        [
+            "images/dump.sql",
+            "images/young.png",
+            "images2/x.png",
+            "x.png"
+        ]
+    );
+    // With no orphan left, too; and once more does no harm.
+    let _id = world
+        .server
+        .begin_upload_at(BUCKET, "images/late.png", ago(30));
+    for aborted in [1, 0] {
+        let report = world.run(&[IMAGES, ABORT]).await;
+        assert_eq!(uploads(&report).aborted, aborted, "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_run_aborts_nothing() {
+    let world = world().await;
+    let report = world
+        .run(&[IMAGES, ABORT, (Setting::MaxOrphanPercent, "10")])
+        .await;
+    assert_eq!(report.summary.status, Status::Refused);
+    assert_eq!(uploads(&report), FOUND);
+    assert_eq!(world.server.uploads(BUCKET).len(), 7);
+}
+
+#[tokio::test]
+async fn many_are_read_page_by_page() {
+    let world = World::new().await;
+    world.put_named(&["images/a.png"], 48).await;
+    for index in 0..2_100 {
+        let _id = world.server.begin_upload_at(
+            BUCKET,
+            &format!("images/{:03} ü.png", index / 3),
+            ago(48),
+        );
+    }
+    let report = world.run(&[IMAGES, ABORT]).await;
+    let counts = uploads(&report);
+    assert_eq!(
+        (counts.found, counts.old, counts.aborted, counts.measured),
+        (2_100, 2_100, 2_100, 100)
+    );
+    assert_eq!(world.server.uploads(BUCKET), []);
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_with_them_fails_no_run() {
+    let world = world().await;
+    for effect in [
+        Effect::access_denied(),
+        Effect::Error {
+            status: 501,
+            code: "NotImplemented",
+        },
+    ] {
+        world
+            .server
+            .inject(Fault::new(Operation::ListMultipartUploads, effect.clone()));
+        let report = world.run(&[IMAGES, ABORT, (Setting::DryRun, "true")]).await;
+        assert_eq!(
+            report.summary.status,
+            Status::DryRun,
+            "{effect:?}: {report:?}"
+        );
+        assert_eq!(report.summary.more.uploads, None);
+        world.server.heal();
+    }
+    // A page that repeats its marker would never end.
+    world.server.inject(Fault::new(
+        Operation::ListMultipartUploads,
+        Effect::edit_body(|body| {
+            body.replace("<IsTruncated>false</IsTruncated>", "<IsTruncated>true</IsTruncated><NextKeyMarker>images/a</NextKeyMarker><NextUploadIdMarker>1</NextUploadIdMarker>")
+        }),
+    ));
+    let report = world.run(&[IMAGES, (Setting::DryRun, "true")]).await;
+    assert_eq!(
+        (report.summary.status, report.summary.more.uploads),
+        (Status::DryRun, None)
+    );
+    world.server.heal();
+    // Parts that may not be read are not measured.
+    world
+        .server
+        .inject(Fault::new(Operation::ListParts, Effect::access_denied()).nth(1));
+    let report = world.run(&[IMAGES, (Setting::DryRun, "true")]).await;
+    assert_eq!(uploads(&report).measured, 2);
+    world.server.heal();
+
+    world.server.inject(
+        Fault::new(Operation::AbortMultipartUpload, Effect::access_denied())
+            .key("images/older\n.jpg"),
+    );
+    let environment = Environment::of(&world).with(&[("SWEEPER_ABORT_UPLOADS", "true")]);
+    let ended = environment.cli(&["sweep", "--prefix", "images"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let printed = ended.json();
+    assert_eq!(
+        (
+            &printed["uploads"]["aborted"],
+            &printed["uploads"]["failed"]
+        ),
+        (&json!(2), &json!(1))
+    );
+    assert!(
+        ended.stderr.contains("s3:AbortMultipartUpload"),
+        "{ended:?}"
+    );
+}
