@@ -484,12 +484,13 @@ fn judge_deletions(
                     .iter()
                     .any(|(erased, by)| erased == key && by.map(|id| id.to_string()) == *marker)
             {
-                let stands = state.bucket.keys.get(key).is_some_and(|versions| {
-                    versions
+                let by_another = state.runs.iter().any(|other| {
+                    other
+                        .erased
                         .iter()
-                        .any(|version| version.marker && Some(version.id.to_string()) == *marker)
+                        .any(|(erased, by)| erased == key && by.map(|id| id.to_string()) == *marker)
                 });
-                if stands {
+                if by_another {
                     of_others += 1;
                 } else {
                     broken.push(format!(
