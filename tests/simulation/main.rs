@@ -25,6 +25,9 @@
 //! may happen between any two steps of a run. A new actor is a function in `actors.rs`; one that
 //! runs another command of the program belongs beside `night` in `history.rs`.
 //!
+//! Not simulated: uploads that are never completed (`--abort-uploads`), `--max-delete`, and the
+//! limits of the percentage guards, which have tests of their own.
+//!
 //! # The oracle
 //!
 //! At the effect of every deletion, in S3, by the state of the world in this moment:
@@ -56,7 +59,9 @@
 //! # The faults
 //!
 //! Each comes to a run of each history by turns ([`faults::TABLE`] is this table, and what holds
-//! the runs to it). "then none": the run deletes nothing at all.
+//! the runs to it). "none" means that the run deletes nothing at all. Where a row names by the end
+//! what was deleted (somebody was about), a run that would be completed is incomplete, and says
+//! so.
 //!
 //! | fault | the run ends | deletions |
 //! |---|---|---|
@@ -90,8 +95,8 @@
 //! | `RestoredLastWeek`: the database lost four days | refused (completed where a repeated upload is newer) | none (what no row names) |
 //! | `StaleSnapshot`: up to five days old | completed; failed where a batch spares over 10 | none that a row names |
 //! | `Standby` | refused | none |
-//! | `DatabaseChanges` between snapshot and check | failed | of checked batches |
-//! | `CheckFails`, `CheckHangs`, `CheckShort`: no connection, no answer, too few answers | failed | of checked batches |
+//! | `DatabaseChanges` between snapshot and check | failed (incomplete where only the look back met it) | of checked batches |
+//! | `CheckFails`, `CheckHangs`, `CheckShort`: no connection, no answer, too few answers | failed (incomplete where only the look back could not ask) | of checked batches |
 //! | `LookDenied` | incomplete (completed where only a dangling reference was looked at) | of the others |
 //! | `SlowDownBurst`: three 503 | completed | all due |
 //! | `SlowDownForever` | incomplete | of batches before |
