@@ -43,11 +43,14 @@
 //! | 8 | `a_dry_run_writes_nothing_but_its_ledger_and_plans_what_the_sweep_does` |
 //! | 9 | `two_sweeps_at_once_do_no_harm`, `killed_anywhere_the_next_run_completes_the_work` |
 //! | 10 | `another_reference_never_adds_an_orphan` |
+//! | 1 to 9 | `tests/simulation`: 20,000 histories of faults, crashes and people, an oracle at each deletion |
 //!
-//! What is left: an application that points a *new* row at an *old* key, between the fresh
-//! check and the deletion some milliseconds later, loses that object. Never reuse keys, and
-//! keep versions: then [`recheck`](mod@recheck) notices it after the sweep, and
-//! [`restore`](mod@restore) brings it back (`tests/recheck.rs`, `tests/restore.rs`).
+//! What is left, and all that the simulation finds: an application that points a *new* row at
+//! an *old* key, between the fresh check and the deletion some milliseconds later, loses that
+//! object; and one that uploads the *same bytes* to an old key again, between its page and the
+//! deletion less than a minute later. Never reuse keys, and keep versions: then
+//! [`recheck`](mod@recheck) notices it after the sweep, and [`restore`](mod@restore) brings it
+//! back (`tests/recheck.rs`, `tests/restore.rs`).
 //!
 //! # The five steps
 //!

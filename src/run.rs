@@ -36,16 +36,9 @@ use crate::reviewed::Reviewed;
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::summary::{Counts, MAX_PROBLEMS, More, Problem, Refusal, Status, SumError, Summary};
-use crate::sweep::{Hands, Judged, MAX_BATCH, Pace, SweepError, sweep};
+use crate::sweep::{Hands, Judged, Pace, SweepError, sweep};
 use crate::turn::{Turn, during};
-use crate::world::{Production, World};
-
-/// References in a range: nine pages' worth, so that the page which straddles a cut, and is
-/// listed twice, stays a small part of the whole.
-const REFERENCES_PER_RANGE: usize = 9_000;
-
-/// Batches behind one fresh check.
-const BATCHES_AT_ONCE: usize = 8;
+use crate::world::{Portions, Production, World};
 
 /// What a run answers with.
 #[derive(Debug)]
@@ -127,6 +120,7 @@ async fn run_of<W: World>(
         settings,
         stop,
         progress,
+        portions: world.portions(),
         journal: &journal,
         run_id,
         started_at,
@@ -275,6 +269,7 @@ struct Run<'run, J> {
     settings: &'run Settings,
     stop: &'run Stop,
     progress: &'run Progress,
+    portions: Portions,
     journal: &'run J,
     run_id: Uuid,
     started_at: Timestamp,
@@ -458,7 +453,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             let marking = Marking {
                 rules: &settings.rules,
                 prefix: settings.scope.prefix(),
-                per_chunk: REFERENCES_PER_RANGE,
+                per_chunk: self.portions.references_per_range,
             };
             let names = snapshot.names(settings.rules.keep_order()).await?;
             let chunks = chunks(names, marking);
@@ -504,9 +499,9 @@ impl<J: Journal + Sync> Run<'_, J> {
     ) -> Result<End, RunError> {
         let concurrency = self.settings.concurrency;
         let pace = Pace {
-            batches_at_once: BATCHES_AT_ONCE.min(concurrency),
+            batches_at_once: self.portions.batches_at_once.min(concurrency),
             looks_at_once: concurrency,
-            batch_size: MAX_BATCH,
+            batch_size: self.portions.batch_size,
         };
         let failed = self
             .good
@@ -615,6 +610,8 @@ where
     RunError: From<E>,
 {
     tokio::select! {
+        // In a fixed order, so that a simulated run can be replayed.
+        biased;
         read = reading => Ok(Some(read?)),
         () = stop.wait() => Ok(None),
     }

@@ -22,8 +22,32 @@ use crate::postgres::{ColumnSearch, Database, PrimaryCheck, Snapshot};
 use crate::retention::Retention;
 use crate::s3::{Bucket, Deleter, Undeleter};
 use crate::settings::Settings;
+use crate::sweep::MAX_BATCH;
 use crate::undelete::Undelete;
 use crate::uploads::{AbortUpload, ListUploads};
+
+/// How much of the work is taken at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Portions {
+    /// References in a range.
+    pub references_per_range: usize,
+    /// Batches behind one fresh check.
+    pub batches_at_once: usize,
+    /// Orphans in one batch.
+    pub batch_size: usize,
+}
+
+impl Default for Portions {
+    fn default() -> Self {
+        Self {
+            // Nine pages' worth, so that the page which straddles a cut, and is listed twice,
+            // stays a small part of the whole.
+            references_per_range: 9_000,
+            batches_at_once: 8,
+            batch_size: MAX_BATCH,
+        }
+    }
+}
 
 /// Everything that a run touches.
 pub trait World {
@@ -39,6 +63,12 @@ pub trait World {
     type Check: FreshCheck;
     /// Who writes down.
     type Journal: Journal + Sync;
+
+    /// How much is taken at a time. A simulated world takes little, so that few objects make
+    /// many ranges and batches.
+    fn portions(&self) -> Portions {
+        Portions::default()
+    }
 
     /// The local clock.
     fn now(&self) -> Timestamp;

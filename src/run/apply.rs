@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::{End, REFERENCES_PER_RANGE, Run, unless};
+use super::{End, Run, unless};
 use crate::failure::RunError;
 use crate::guards::{self, Ground};
 use crate::hands::{Journal, ReferenceSnapshot};
@@ -106,7 +106,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             let marking = Marking {
                 rules: &settings.rules,
                 prefix: settings.scope.prefix(),
-                per_chunk: REFERENCES_PER_RANGE,
+                per_chunk: self.portions.references_per_range,
             };
             let names = snapshot.names(settings.rules.keep_order()).await?;
             let counts = &mut self.counts;
