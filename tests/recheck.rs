@@ -172,10 +172,39 @@ async fn a_quiet_sweep_says_that_it_asked_and_what_can_be_brought_back() {
         (0, report.summary.counts.deleted_bytes, None)
     );
     world.put(&orphan(7), 48);
-    world.server.expire_noncurrent_after(BUCKET, 30);
+    world.server.expire_noncurrent_after(BUCKET, "", 30);
     let report = world.run(&[]).await;
     assert_eq!(report.summary.more.recoverable_days, Some(30), "{report:?}");
     // Nothing deleted, nothing asked.
     let report = world.run(&[]).await;
     assert_eq!(report.summary.more.rechecked, None);
+}
+
+#[tokio::test]
+async fn the_undo_window_is_the_shortest_that_a_rule_leaves() {
+    for (prefix, rules, days) in [
+        (
+            "left",
+            &[("", 90), ("left/", 30), ("kept/", 7)][..],
+            Some(30),
+        ),
+        ("left", &[("left/deep/", 7), ("", 90)], Some(7)),
+        ("left", &[("kept/", 7), ("le", 20)], Some(20)),
+        ("left", &[("kept/", 7)], None),
+        ("", &[("kept/", 7), ("left/", 9)], Some(7)),
+    ] {
+        let world = world().await;
+        world.name(&["left/named.png"]).await;
+        world.put("left/named.png", 48);
+        for (prefix, days) in rules {
+            world.server.expire_noncurrent_after(BUCKET, prefix, *days);
+        }
+        let changes = [
+            (Setting::Prefix, prefix),
+            (Setting::MaxOrphanPercent, "100"),
+        ];
+        let report = world.run(&changes).await;
+        assert_eq!(report.summary.counts.deleted, 3, "{report:?}");
+        assert_eq!(report.summary.more.recoverable_days, days, "{rules:?}");
+    }
 }

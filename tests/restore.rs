@@ -554,45 +554,41 @@ async fn the_command_line_says_what_became_of_it() {
         "{ended:?}"
     );
     world.server.heal();
+}
 
-    let usage = |arguments: Vec<String>, bucket: Option<&'static str>| {
-        let environment = match bucket {
-            Some(bucket) => environment().with(&[("SWEEPER_BUCKET", bucket)]),
-            None => environment(),
-        };
-        async move { environment.cli(&arguments).await }
-    };
-    let words = |words: &[&str]| {
-        words
-            .iter()
-            .map(|word| (*word).to_owned())
-            .collect::<Vec<_>>()
+#[tokio::test]
+async fn bad_input_is_refused_in_one_line_and_restores_nothing() {
+    let world = world(3).await;
+    let report = swept(&world, 3).await;
+    let run_id = report.summary.run_id.to_string();
+    let environment = || {
+        let ledger = world.ledger.path().display().to_string();
+        Environment::bare(&world).with(&[("SWEEPER_REPORT", &ledger)])
     };
     let other = Uuid::now_v7().to_string();
-    for (arguments, bucket, expected) in [
-        (words(&["restore", &other]), None, "RUN_ID: there is no"),
+    world.server.clear_requests();
+    for (given, bucket, expected) in [
+        (&[other.as_str()][..], "", "RUN_ID: there is no"),
         (
-            words(&["restore", &run_id, "--bucket", "paintings"]),
-            None,
+            &[&run_id, "--bucket", "paintings"],
+            "",
             "--bucket: \"paintings\" is not the bucket of that run",
         ),
         (
-            words(&["restore", &run_id]),
-            Some("paintings"),
+            &[&run_id],
+            "paintings",
             "SWEEPER_BUCKET: \"paintings\" is not the bucket",
         ),
         (
-            words(&["restore", &run_id, "--key", "nothing"]),
-            None,
+            &[&run_id, "--key", "nothing"],
+            "",
             "--key: nothing is not in the plan",
         ),
-        (
-            words(&["restore", &run_id, "--concurrency", "0"]),
-            None,
-            "--concurrency: ",
-        ),
+        (&[&run_id, "--concurrency", "0"], "", "--concurrency: "),
+        (&[&run_id, "--report", "s3:/x"], "", "--report: "),
     ] {
-        let ended = usage(arguments, bucket).await;
+        let environment = environment().with(&[("SWEEPER_BUCKET", bucket)]);
+        let ended = environment.cli(&[&["restore"], given].concat()).await;
         assert_eq!(
             (ended.code, ended.stdout.as_str()),
             (Some(2), ""),
@@ -601,6 +597,7 @@ async fn the_command_line_says_what_became_of_it() {
         assert!(ended.stderr.contains(expected), "{expected}: {ended:?}");
         assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
     }
+    assert_eq!(world.server.requests(), []);
     // Another run's manifest, or a torn one, restores nothing.
     let plan = Path::new(&report.summary.report).join("plan.jsonl");
     let text = std::fs::read_to_string(&plan).expect("a plan");

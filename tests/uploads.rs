@@ -182,6 +182,15 @@ async fn whatever_goes_wrong_with_them_fails_no_run() {
         Fault::new(Operation::AbortMultipartUpload, Effect::access_denied())
             .key("images/older\n.jpg"),
     );
+    let text = Environment::of(&world)
+        .cli(&["plan", "--prefix", "images", "--output", "text"])
+        .await;
+    for words in [
+        "4  never completed, 3 of them older than the cutoff with 18 B; --abort-uploads frees them",
+        "orphan-sweeper apply 0",
+    ] {
+        assert!(text.stdout.contains(words), "{text:?}");
+    }
     let environment = Environment::of(&world).with(&[("SWEEPER_ABORT_UPLOADS", "true")]);
     let ended = environment.cli(&["sweep", "--prefix", "images"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
