@@ -363,6 +363,54 @@ async fn a_run_whose_ledger_broke_is_undone_by_its_plan() {
     assert_eq!(done.restored, 3, "{done:?}");
 }
 
+/// The answer was lost, and nobody could look: the run counts the orphans as unknown.
+#[tokio::test]
+async fn what_nobody_could_tell_is_undone_by_its_versions() {
+    let world = world(3).await;
+    world
+        .server
+        .inject(Fault::new(Operation::DeleteObjects, Effect::CloseAfter).nth(2));
+    world
+        .server
+        .inject(Fault::new(Operation::HeadObject, Effect::access_denied()));
+    let report = world.run(&ALL).await;
+    assert_eq!(report.summary.counts.unknown, 3, "{report:?}");
+    world.server.heal();
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!(
+        (done.status, done.restored),
+        (Status::Completed, 3),
+        "{done:?}"
+    );
+    assert_eq!(world.keys().len(), 13);
+}
+
+/// A key with more versions than a page of them holds, beside one that begins like it.
+#[tokio::test]
+async fn a_marker_deep_below_is_found() {
+    let world = world(1).await;
+    world.put("left/00000.png.png", 48);
+    let report = swept(&world, 2).await;
+    for _ in 0..1_001 {
+        world.put(&orphan(0), 0);
+    }
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!((done.restored, done.newer), (1, 1), "{done:?}");
+    // The same bytes stand there, and the marker does not.
+    let versions = world.server.versions(BUCKET, &orphan(0));
+    let marker = versions[versions.len() - 2].id().to_string();
+    let client = world.client();
+    let sent = client
+        .delete_object()
+        .bucket(BUCKET)
+        .key(orphan(0))
+        .version_id(marker)
+        .send();
+    sent.await.expect("removed");
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!((done.present, done.newer), (2, 0), "{done:?}");
+}
+
 #[tokio::test]
 async fn a_refused_removal_is_counted_and_named() {
     let world = world(3).await;

@@ -105,6 +105,29 @@ async fn the_old_ones_in_scope_are_aborted_on_wish() {
 }
 
 #[tokio::test]
+async fn one_that_was_completed_in_between_is_no_failure() {
+    let world = world().await;
+    world.server.inject(
+        Fault::new(
+            Operation::AbortMultipartUpload,
+            Effect::Error {
+                status: 404,
+                code: "NoSuchUpload",
+            },
+        )
+        .nth(1),
+    );
+    let report = world.run(&[IMAGES, ABORT]).await;
+    assert_eq!(
+        uploads(&report),
+        UploadCounts {
+            aborted: 2,
+            ..FOUND
+        }
+    );
+}
+
+#[tokio::test]
 async fn a_refused_run_aborts_nothing() {
     let world = world().await;
     let report = world
