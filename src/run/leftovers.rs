@@ -98,7 +98,6 @@ impl<J: Journal + Sync> Run<'_, J> {
         let looked = timeout(longest, recheck(deleted, check, &hands, &mut problems)).await;
         let not_asked = match looked {
             Ok(Ok(rechecked)) => {
-                self.doubt |= rechecked.referenced > 0;
                 self.more.rechecked = Some(rechecked);
                 None
             }
