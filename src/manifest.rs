@@ -4,7 +4,7 @@
 //! can be read whatever became of the run. [`Manifest`] is one that was read back and found
 //! whole.
 
-mod read;
+pub(crate) mod read;
 
 use std::fmt;
 use std::fs::File;

@@ -176,6 +176,72 @@ impl Pages for Reviewed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::read::tests::written;
+
+    fn reviewed(keys: &[String], except: &[&String]) -> Result<Reviewed, ExceptError> {
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let manifest = Manifest::read(written(&keys, |_| {}).as_bytes()).unwrap();
+        let except = except
+            .iter()
+            .map(|key| ObjectKey::new(key.as_str()))
+            .collect();
+        Reviewed::new(manifest, except)
+    }
+
+    /// Every key from there on, page by page.
+    fn listed(reviewed: &Reviewed, mut start: PageStart) -> Vec<String> {
+        let mut keys = Vec::new();
+        loop {
+            let page = reviewed.read(&start).unwrap();
+            assert!(page.len() <= PAGE);
+            keys.extend(page.objects().map(|object| object.key.to_owned()));
+            match page.next {
+                Some(token) => start = PageStart::Token(token),
+                None => return keys,
+            }
+        }
+    }
+
+    #[test]
+    fn a_listing_goes_on_after_any_key() {
+        let keys: Vec<String> = (0..2_500)
+            .map(|number| format!("images/{number:05}\n.png"))
+            .collect();
+        let except = [&keys[0], &keys[1_000], &keys[2_499]];
+        let reviewed = reviewed(&keys, &except).unwrap();
+        assert_eq!(reviewed.left_out().out_of_scope, 3);
+        let left: Vec<String> = keys
+            .iter()
+            .filter(|key| !except.contains(key))
+            .cloned()
+            .collect();
+        assert_eq!(listed(&reviewed, PageStart::After(None)), left);
+        for after in [
+            0, 1, 998, 999, 1_000, 1_001, 1_999, 2_000, 2_001, 2_498, 2_499,
+        ] {
+            let expected: Vec<String> = left
+                .iter()
+                .filter(|key| **key > keys[after])
+                .cloned()
+                .collect();
+            let start = PageStart::After(Some(ObjectKey::new(keys[after].as_str())));
+            assert_eq!(listed(&reviewed, start), expected, "{after}");
+        }
+        for (after, expected) in [("a", left.len()), ("images/00000", left.len()), ("z", 0)] {
+            let start = PageStart::After(Some(ObjectKey::new(after)));
+            assert_eq!(listed(&reviewed, start).len(), expected, "{after}");
+        }
+    }
+
+    #[test]
+    fn an_exception_that_the_manifest_does_not_list_is_named() {
+        let keys = ["images/a.png".to_owned()];
+        let error = reviewed(&keys, &[&"images/b.png".to_owned()]).unwrap_err();
+        assert!(
+            error.to_string().starts_with("images/b.png is not in"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn an_exception_is_a_key_or_a_line_of_a_manifest() {

@@ -21,7 +21,7 @@ use orphan_sweeper::settings::{RawSettings, Setting, for_manifest};
 use orphan_sweeper::stop::Stop;
 use orphan_sweeper::summary::Status;
 use serde_json::{Value, json};
-use sqlx::{Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use support::program::{Ended, Environment};
 use support::{BUCKET, World, ago, failure};
 
@@ -382,6 +382,39 @@ async fn a_database_that_fails_deletes_nothing() {
     let report = apply_to(&world, manifest(&plan), &[], &[]).await;
     assert!(
         failure(&report).contains("https://other/a.png"),
+        "{}",
+        failure(&report)
+    );
+    assert_eq!(deletions(&world), 0);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_lost_rows_deletes_nothing() {
+    let world = world(3).await;
+    let plan = plan(&world).await;
+    let mut other = world.connect().await;
+    let work = "BEGIN; LOCK TABLE images IN ACCESS EXCLUSIVE MODE; TRUNCATE images; INSERT INTO images VALUES ('kept/00000.png')";
+    other.execute(sqlx::raw_sql(work)).await.expect("worked");
+    let mut watcher = world.connect().await;
+    let commit = async {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'orphan-sweeper' AND wait_event_type = 'Lock' AND datname = current_database()";
+        while watcher
+            .fetch_one(waits)
+            .await
+            .expect("asked")
+            .get::<i64, _>(0)
+            == 0
+        {
+            tokio::task::yield_now().await;
+        }
+        other.execute("COMMIT").await.expect("committed");
+    };
+    let (report, ()) = tokio::join!(
+        Box::pin(apply_to(&world, manifest(&plan), &[], &[])),
+        commit
+    );
+    assert!(
+        failure(&report).contains("images was truncated or rewritten"),
         "{}",
         failure(&report)
     );

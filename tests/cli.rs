@@ -288,7 +288,17 @@ async fn text_is_for_people() {
             "failed: missing in ",
             &["Storage: ", "NoSuchBucket"],
         ),
-        (&["sweep"], "swept pictures in ", &["deleted", "report  "]),
+        (
+            &["sweep"],
+            "swept pictures in ",
+            &[
+                "deleted",
+                "report  ",
+                "freed now",
+                "recoverable",
+                "restore 0",
+            ],
+        ),
     ] {
         let ended = environment
             .cli(&[arguments, &["--output", "text"]].concat())
@@ -437,7 +447,7 @@ async fn healthy() -> World {
 #[tokio::test]
 async fn the_doctor_finds_a_healthy_world_healthy_and_changes_nothing() {
     let world = healthy().await;
-    world.server.expire_noncurrent_after(BUCKET, 30);
+    world.server.expire_noncurrent_after(BUCKET, "", 30);
     world.server.create_bucket("ledgers");
     for report in [
         world.ledger.path().display().to_string(),
@@ -580,7 +590,23 @@ async fn the_doctor_names_each_sickness_in_one_line() {
         }
     }
 
-    // What a lifecycle and uploads would say is worth knowing, and no problem.
+    for (versioning, allow, verdict) in [
+        (Versioning::Suspended, "false", "problem"),
+        (Versioning::Suspended, "true", "warning"),
+    ] {
+        world.server.set_versioning(BUCKET, versioning);
+        let environment = Environment::of(&world).with(&[("SWEEPER_ALLOW_UNVERSIONED", allow)]);
+        let found = findings(&environment.cli(&["doctor"]).await);
+        let (said, message) = finding(&found, "versioning");
+        assert_eq!(said, verdict);
+        assert!(message.contains("--allow-unversioned"), "{message}");
+    }
+    assert_eq!(world.keys().len(), 3);
+}
+
+#[tokio::test]
+async fn the_doctor_warns_of_what_is_worth_knowing() {
+    let world = healthy().await;
     let _id = world
         .server
         .begin_upload_at(BUCKET, "images/half.png", ago(48));
@@ -600,7 +626,8 @@ async fn the_doctor_names_each_sickness_in_one_line() {
         ),
     ] {
         if let Some(operation) = operation {
-            denied(operation);
+            let fault = Fault::new(operation, Effect::access_denied());
+            world.server.inject(fault);
         }
         let found = findings(&Environment::of(&world).cli(&["doctor"]).await);
         let (verdict, message) = finding(&found, about);
@@ -609,21 +636,12 @@ async fn the_doctor_names_each_sickness_in_one_line() {
         world.server.heal();
     }
 
-    for (versioning, allow, verdict) in [
-        (Versioning::Suspended, "false", "problem"),
-        (Versioning::Suspended, "true", "warning"),
-    ] {
-        world.server.set_versioning(BUCKET, versioning);
-        let environment = Environment::of(&world).with(&[("SWEEPER_ALLOW_UNVERSIONED", allow)]);
-        let found = findings(&environment.cli(&["doctor"]).await);
-        let (said, message) = finding(&found, "versioning");
-        assert_eq!(said, verdict);
-        assert!(message.contains("--allow-unversioned"), "{message}");
-        let (said, message) = finding(&found, "undo");
-        assert_eq!(said, "warning");
-        assert!(message.contains("Status=Enabled"), "{message}");
-    }
-    assert_eq!(world.keys().len(), 3);
+    world.server.set_versioning(BUCKET, Versioning::Suspended);
+    let environment = Environment::of(&world).with(&[("SWEEPER_ALLOW_UNVERSIONED", "true")]);
+    let found = findings(&environment.cli(&["doctor"]).await);
+    let (verdict, message) = finding(&found, "undo");
+    assert_eq!(verdict, "warning");
+    assert!(message.contains("Status=Enabled"), "{message}");
 }
 
 #[tokio::test]

@@ -6,15 +6,18 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use orphan_sweeper::local::s3::{Effect, Fault, Operation, Versioning};
 use orphan_sweeper::run::Report;
 use orphan_sweeper::settings::Setting;
+use orphan_sweeper::stop::Stop;
 use orphan_sweeper::summary::Status;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use support::program::Environment;
 use support::{BUCKET, World};
+use tokio::sync::Notify;
 
 /// Ten referenced images and three orphans, two days old.
 async fn world() -> World {
@@ -155,6 +158,54 @@ async fn a_database_that_does_not_answer_again_leaves_a_doubt() {
     assert_eq!(report.summary.errors[0].code, "NotRechecked");
 }
 
+/// A lock that is held on the table must not hold a run over its deadline.
+#[tokio::test]
+async fn a_run_that_is_to_stop_does_not_wait_for_the_answer() {
+    let world = world().await;
+    let mut other = world.connect().await;
+    let (asked, locked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (ask, lock) = (Arc::clone(&asked), Arc::clone(&locked));
+    world
+        .server
+        .on_request(Operation::DeleteObjects, move |_, record| {
+            let orphans = record.keys.iter().any(|key| key.starts_with("left/0"));
+            let (ask, lock) = (Arc::clone(&ask), Arc::clone(&lock));
+            async move {
+                if orphans {
+                    ask.notify_one();
+                    lock.notified().await;
+                }
+            }
+        });
+    let stop = Stop::never();
+    let meanwhile = async {
+        asked.notified().await;
+        let work = "BEGIN; LOCK TABLE images IN ACCESS EXCLUSIVE MODE";
+        other.execute(sqlx::raw_sql(work)).await.expect("locked");
+        locked.notify_one();
+        let mut watcher = world.connect().await;
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'orphan-sweeper' AND wait_event_type = 'Lock' AND datname = current_database()";
+        while watcher
+            .fetch_one(waits)
+            .await
+            .expect("asked")
+            .get::<i64, _>(0)
+            == 0
+        {
+            tokio::task::yield_now().await;
+        }
+        stop.interrupt();
+    };
+    let run = async { tokio::join!(Box::pin(world.run_until(&[], &stop)), meanwhile) };
+    // Nobody waits longer than this for a run that hangs.
+    let ended = tokio::time::timeout(Duration::from_mins(2), run).await;
+    let (report, ()) = ended.expect("it ends");
+    assert_eq!(report.summary.status, Status::Incomplete, "{report:?}");
+    assert_eq!(report.summary.counts.deleted, 3);
+    assert_eq!(report.summary.errors[0].code, "NotRechecked");
+    other.execute("ROLLBACK").await.expect("ended");
+}
+
 #[tokio::test]
 async fn a_quiet_sweep_says_that_it_asked_and_what_can_be_brought_back() {
     let world = world().await;
@@ -172,10 +223,39 @@ async fn a_quiet_sweep_says_that_it_asked_and_what_can_be_brought_back() {
         (0, report.summary.counts.deleted_bytes, None)
     );
     world.put(&orphan(7), 48);
-    world.server.expire_noncurrent_after(BUCKET, 30);
+    world.server.expire_noncurrent_after(BUCKET, "", 30);
     let report = world.run(&[]).await;
     assert_eq!(report.summary.more.recoverable_days, Some(30), "{report:?}");
     // Nothing deleted, nothing asked.
     let report = world.run(&[]).await;
     assert_eq!(report.summary.more.rechecked, None);
+}
+
+#[tokio::test]
+async fn the_undo_window_is_the_shortest_that_a_rule_leaves() {
+    for (prefix, rules, days) in [
+        (
+            "left",
+            &[("", 90), ("left/", 30), ("kept/", 7)][..],
+            Some(30),
+        ),
+        ("left", &[("left/deep/", 7), ("", 90)], Some(7)),
+        ("left", &[("kept/", 7), ("le", 20)], Some(20)),
+        ("left", &[("kept/", 7)], None),
+        ("", &[("kept/", 7), ("left/", 9)], Some(7)),
+    ] {
+        let world = world().await;
+        world.name(&["left/named.png"]).await;
+        world.put("left/named.png", 48);
+        for (prefix, days) in rules {
+            world.server.expire_noncurrent_after(BUCKET, prefix, *days);
+        }
+        let changes = [
+            (Setting::Prefix, prefix),
+            (Setting::MaxOrphanPercent, "100"),
+        ];
+        let report = world.run(&changes).await;
+        assert_eq!(report.summary.counts.deleted, 3, "{report:?}");
+        assert_eq!(report.summary.more.recoverable_days, days, "{rules:?}");
+    }
 }

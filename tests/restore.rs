@@ -363,6 +363,54 @@ async fn a_run_whose_ledger_broke_is_undone_by_its_plan() {
     assert_eq!(done.restored, 3, "{done:?}");
 }
 
+/// The answer was lost, and nobody could look: the run counts the orphans as unknown.
+#[tokio::test]
+async fn what_nobody_could_tell_is_undone_by_its_versions() {
+    let world = world(3).await;
+    world
+        .server
+        .inject(Fault::new(Operation::DeleteObjects, Effect::CloseAfter).nth(2));
+    world
+        .server
+        .inject(Fault::new(Operation::HeadObject, Effect::access_denied()));
+    let report = world.run(&ALL).await;
+    assert_eq!(report.summary.counts.unknown, 3, "{report:?}");
+    world.server.heal();
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!(
+        (done.status, done.restored),
+        (Status::Completed, 3),
+        "{done:?}"
+    );
+    assert_eq!(world.keys().len(), 13);
+}
+
+/// A key with more versions than a page of them holds, beside one that begins like it.
+#[tokio::test]
+async fn a_marker_deep_below_is_found() {
+    let world = world(1).await;
+    world.put("left/00000.png.png", 48);
+    let report = swept(&world, 2).await;
+    for _ in 0..1_001 {
+        world.put(&orphan(0), 0);
+    }
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!((done.restored, done.newer), (1, 1), "{done:?}");
+    // The same bytes stand there, and the marker does not.
+    let versions = world.server.versions(BUCKET, &orphan(0));
+    let marker = versions[versions.len() - 2].id().to_string();
+    let client = world.client();
+    let sent = client
+        .delete_object()
+        .bucket(BUCKET)
+        .key(orphan(0))
+        .version_id(marker)
+        .send();
+    sent.await.expect("removed");
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!((done.present, done.newer), (2, 0), "{done:?}");
+}
+
 #[tokio::test]
 async fn a_refused_removal_is_counted_and_named() {
     let world = world(3).await;
@@ -555,45 +603,41 @@ async fn the_command_line_says_what_became_of_it() {
         "{ended:?}"
     );
     world.server.heal();
+}
 
-    let usage = |arguments: Vec<String>, bucket: Option<&'static str>| {
-        let environment = match bucket {
-            Some(bucket) => environment().with(&[("SWEEPER_BUCKET", bucket)]),
-            None => environment(),
-        };
-        async move { environment.cli(&arguments).await }
-    };
-    let words = |words: &[&str]| {
-        words
-            .iter()
-            .map(|word| (*word).to_owned())
-            .collect::<Vec<_>>()
+#[tokio::test]
+async fn bad_input_is_refused_in_one_line_and_restores_nothing() {
+    let world = world(3).await;
+    let report = swept(&world, 3).await;
+    let run_id = report.summary.run_id.to_string();
+    let environment = || {
+        let ledger = world.ledger.path().display().to_string();
+        Environment::bare(&world).with(&[("SWEEPER_REPORT", &ledger)])
     };
     let other = Uuid::now_v7().to_string();
-    for (arguments, bucket, expected) in [
-        (words(&["restore", &other]), None, "RUN_ID: there is no"),
+    world.server.clear_requests();
+    for (given, bucket, expected) in [
+        (&[other.as_str()][..], "", "RUN_ID: there is no"),
         (
-            words(&["restore", &run_id, "--bucket", "paintings"]),
-            None,
+            &[&run_id, "--bucket", "paintings"],
+            "",
             "--bucket: \"paintings\" is not the bucket of that run",
         ),
         (
-            words(&["restore", &run_id]),
-            Some("paintings"),
+            &[&run_id],
+            "paintings",
             "SWEEPER_BUCKET: \"paintings\" is not the bucket",
         ),
         (
-            words(&["restore", &run_id, "--key", "nothing"]),
-            None,
+            &[&run_id, "--key", "nothing"],
+            "",
             "--key: nothing is not in the plan",
         ),
-        (
-            words(&["restore", &run_id, "--concurrency", "0"]),
-            None,
-            "--concurrency: ",
-        ),
+        (&[&run_id, "--concurrency", "0"], "", "--concurrency: "),
+        (&[&run_id, "--report", "s3:/x"], "", "--report: "),
     ] {
-        let ended = usage(arguments, bucket).await;
+        let environment = environment().with(&[("SWEEPER_BUCKET", bucket)]);
+        let ended = environment.cli(&[&["restore"], given].concat()).await;
         assert_eq!(
             (ended.code, ended.stdout.as_str()),
             (Some(2), ""),
@@ -602,6 +646,7 @@ async fn the_command_line_says_what_became_of_it() {
         assert!(ended.stderr.contains(expected), "{expected}: {ended:?}");
         assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
     }
+    assert_eq!(world.server.requests(), []);
     // Another run's manifest, or a torn one, restores nothing.
     let plan = Path::new(&report.summary.report).join("plan.jsonl");
     let text = std::fs::read_to_string(&plan).expect("a plan");

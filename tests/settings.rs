@@ -262,6 +262,7 @@ async fn a_switch_takes_no_value_and_its_variable_only_true_and_false() {
         Setting::AllowReplica,
         Setting::AllowUnversioned,
         Setting::AllowUnconditional,
+        Setting::AbortUploads,
     ] {
         let (flag, variable) = setting.names();
         for arguments in [

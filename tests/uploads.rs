@@ -105,6 +105,29 @@ async fn the_old_ones_in_scope_are_aborted_on_wish() {
 }
 
 #[tokio::test]
+async fn one_that_was_completed_in_between_is_no_failure() {
+    let world = world().await;
+    world.server.inject(
+        Fault::new(
+            Operation::AbortMultipartUpload,
+            Effect::Error {
+                status: 404,
+                code: "NoSuchUpload",
+            },
+        )
+        .nth(1),
+    );
+    let report = world.run(&[IMAGES, ABORT]).await;
+    assert_eq!(
+        uploads(&report),
+        UploadCounts {
+            aborted: 2,
+            ..FOUND
+        }
+    );
+}
+
+#[tokio::test]
 async fn a_refused_run_aborts_nothing() {
     let world = world().await;
     let report = world
@@ -182,6 +205,15 @@ async fn whatever_goes_wrong_with_them_fails_no_run() {
         Fault::new(Operation::AbortMultipartUpload, Effect::access_denied())
             .key("images/older\n.jpg"),
     );
+    let text = Environment::of(&world)
+        .cli(&["plan", "--prefix", "images", "--output", "text"])
+        .await;
+    for words in [
+        "4  never completed, 3 of them older than the cutoff with 18 B; --abort-uploads frees them",
+        "orphan-sweeper apply 0",
+    ] {
+        assert!(text.stdout.contains(words), "{text:?}");
+    }
     let environment = Environment::of(&world).with(&[("SWEEPER_ABORT_UPLOADS", "true")]);
     let ended = environment.cli(&["sweep", "--prefix", "images"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");

@@ -127,7 +127,7 @@ fn answer(report: &Report, output: Output) -> anyhow::Result<u8> {
             .map_err(std::io::Error::from)
             .and_then(|()| writeln!(stdout))
     } else {
-        text::summary(&mut stdout, report)
+        text::summary(&mut stdout, report).and_then(|()| text::way_on(&mut stdout, &report.summary))
     };
     written.context("could not write to standard output")?;
     Ok(exit_code(report))

@@ -63,6 +63,24 @@ pub(crate) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(to, "report  {}", summary.report)
 }
 
+/// Which command follows.
+pub(super) fn way_on(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
+    let run_id = summary.run_id;
+    if summary.status == Status::DryRun && summary.counts.orphans > 0 {
+        writeln!(
+            to,
+            "apply   read plan.jsonl there, then `orphan-sweeper apply {run_id}` with the same --report"
+        )?;
+    }
+    if summary.more.recoverable_bytes > 0 {
+        writeln!(
+            to,
+            "undo    `orphan-sweeper restore {run_id}` with the same --report"
+        )?;
+    }
+    Ok(())
+}
+
 /// What became of the bytes, and what else lies there.
 fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
     let More {

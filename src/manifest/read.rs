@@ -183,7 +183,7 @@ fn next_line(from: &mut impl BufRead, longest: u64, line: &mut Vec<u8>) -> io::R
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use jiff::Timestamp;
     use uuid::Uuid;
 
@@ -193,7 +193,7 @@ mod tests {
     use crate::object::ETag;
 
     /// A manifest of these keys, whose header may be changed before it is sealed.
-    fn written(keys: &[&str], change: impl FnOnce(&mut Header)) -> String {
+    pub(crate) fn written(keys: &[&str], change: impl FnOnce(&mut Header)) -> String {
         let mut writer = SpoolWriter::new().unwrap();
         for key in keys {
             let orphan = Orphan {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Run;
 use crate::chain::chain;
@@ -11,6 +11,7 @@ use crate::hands::{FreshCheck, Journal};
 use crate::merge::Criteria;
 use crate::plan::ApprovedPlan;
 use crate::recheck::{self, Deleted, recheck};
+use crate::stop::Stop;
 use crate::summary::{MAX_PROBLEMS, Problem};
 use crate::uploads::{self, AbortUpload, Found, ListUploads};
 use crate::world::World;
@@ -18,7 +19,7 @@ use crate::world::World;
 /// The longest look back. Each of its questions is answered in seconds.
 const LOOK_BACK: Duration = Duration::from_mins(5);
 
-/// The longest look back of a run that is to stop: its deadline is near.
+/// How much longer a run looks back that is to stop: its deadline is near.
 const LAST_LOOK_BACK: Duration = Duration::from_secs(10);
 
 impl<J: Journal + Sync> Run<'_, J> {
@@ -90,20 +91,18 @@ impl<J: Journal + Sync> Run<'_, J> {
         self.more.freed_bytes = self.counts.deleted_bytes.saturating_sub(recoverable);
         let mut problems = Vec::new();
         let hands = world.undeleter(approved);
-        let longest = if self.stop.requested() {
-            LAST_LOOK_BACK
-        } else {
-            LOOK_BACK
+        let asking = timeout(LOOK_BACK, recheck(deleted, check, &hands, &mut problems));
+        let looked = tokio::select! {
+            looked = asking => looked.ok(),
+            () = short_of_time(self.stop) => None,
         };
-        let looked = timeout(longest, recheck(deleted, check, &hands, &mut problems)).await;
         let not_asked = match looked {
-            Ok(Ok(rechecked)) => {
-                self.doubt |= rechecked.referenced > 0;
+            Some(Ok(rechecked)) => {
                 self.more.rechecked = Some(rechecked);
                 None
             }
-            Ok(Err(error)) => Some(chain(&error)),
-            Err(_) => Some("there was no time for it".to_owned()),
+            Some(Err(error)) => Some(chain(&error)),
+            None => Some("there was no time for it".to_owned()),
         };
         if let Some(why) = not_asked {
             problems.push(Problem {
@@ -119,8 +118,18 @@ impl<J: Journal + Sync> Run<'_, J> {
         problems.append(&mut self.problems);
         problems.truncate(MAX_PROBLEMS);
         self.problems = problems;
-        if recoverable > 0 && !self.stop.requested() {
-            self.more.recoverable_days = world.retention().await.days();
+        if recoverable > 0 {
+            self.more.recoverable_days = tokio::select! {
+                biased;
+                () = self.stop.wait() => None,
+                kept = world.retention() => kept.days(),
+            };
         }
     }
+}
+
+/// Ends when a run that is to stop has no time left for a look back.
+async fn short_of_time(stop: &Stop) {
+    stop.wait().await;
+    sleep(LAST_LOOK_BACK).await;
 }

@@ -183,9 +183,9 @@ pub(super) struct Bucket {
     pub(super) uploads: BTreeMap<(String, String), Timestamp>,
     /// The sizes of the parts that an upload holds, by its id.
     pub(super) parts: BTreeMap<String, Vec<u64>>,
-    /// After how many days the bucket's lifecycle expires noncurrent versions. It is only
-    /// told, not carried out.
-    pub(super) noncurrent_days: Option<u32>,
+    /// After how many days the bucket's lifecycle expires noncurrent versions, by the prefix
+    /// of the rule. It is only told, not carried out.
+    pub(super) noncurrent_days: Vec<(String, u32)>,
 }
 
 impl Bucket {
@@ -197,7 +197,7 @@ impl Bucket {
             history: BTreeMap::new(),
             uploads: BTreeMap::new(),
             parts: BTreeMap::new(),
-            noncurrent_days: None,
+            noncurrent_days: Vec::new(),
         }
     }
 

@@ -206,10 +206,12 @@ impl Buckets {
         parts.entry(upload_id.to_owned()).or_default().push(size);
     }
 
-    /// Gives the bucket a lifecycle that expires noncurrent versions after so many days. It
-    /// is told to whoever asks, and not carried out.
-    pub fn expire_noncurrent_after(&self, bucket: &str, days: u32) {
-        self.lock().bucket(bucket).noncurrent_days = Some(days);
+    /// Adds a rule to the bucket's lifecycle that expires noncurrent versions below a prefix
+    /// after so many days. It is told to whoever asks, and not carried out.
+    pub fn expire_noncurrent_after(&self, bucket: &str, prefix: &str, days: u32) {
+        let mut world = self.lock();
+        let rules = &mut world.bucket(bucket).noncurrent_days;
+        rules.push((prefix.to_owned(), days));
     }
 
     /// The multipart uploads under way, by key, then by upload id.

@@ -960,37 +960,35 @@ impl S3 for Buckets {
             &[],
         )
         .await?;
-        let days = self.lock().named(bucket)?.noncurrent_days;
-        let days = days.ok_or_else(|| {
+        let kept = self.lock().named(bucket)?.noncurrent_days.clone();
+        if kept.is_empty() {
             let mut absent = error(
                 "NoSuchLifecycleConfiguration",
                 "The lifecycle configuration does not exist",
             );
             absent.set_status_code(StatusCode::NOT_FOUND);
-            absent
-        })?;
-        let expiration = dto::NoncurrentVersionExpiration {
-            noncurrent_days: Some(i32::try_from(days).unwrap_or(i32::MAX)),
-            ..Default::default()
-        };
-        let filter = dto::LifecycleRuleFilter {
-            prefix: Some(String::new()),
-            ..Default::default()
-        };
-        let rule = dto::LifecycleRule {
+            return Err(absent);
+        }
+        let rule = |(prefix, days): (String, u32)| dto::LifecycleRule {
             status: dto::ExpirationStatus::from_static(dto::ExpirationStatus::ENABLED),
-            filter: Some(filter),
-            noncurrent_version_expiration: Some(expiration),
+            filter: Some(dto::LifecycleRuleFilter {
+                prefix: Some(prefix),
+                ..Default::default()
+            }),
+            noncurrent_version_expiration: Some(dto::NoncurrentVersionExpiration {
+                noncurrent_days: Some(i32::try_from(days).unwrap_or(i32::MAX)),
+                ..Default::default()
+            }),
             abort_incomplete_multipart_upload: None,
             expiration: None,
-            id: Some("undo".to_owned()),
+            id: None,
             noncurrent_version_transitions: None,
             prefix: None,
             transitions: None,
         };
         Ok(S3Response::new(
             dto::GetBucketLifecycleConfigurationOutput {
-                rules: Some(vec![rule]),
+                rules: Some(kept.into_iter().map(rule).collect()),
                 ..Default::default()
             },
         ))
