@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::error::Error as StdError;
 use std::fmt;
 
+use aho_corasick::{AhoCorasick, Input, MatchKind};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 
@@ -101,12 +102,12 @@ pub struct Token {
     pub is_whole: bool,
 }
 
-/// How the search of one column ended.
+/// How the reading of one column ended.
 #[derive(Debug)]
 pub enum Searched {
-    /// To its end, or until very much was found.
-    Found(Vec<Token>),
-    /// Not: for this reason.
+    /// All of it was read.
+    Done,
+    /// It was not, or not to its end, for this reason.
     Skipped(String),
 }
 
@@ -115,11 +116,13 @@ pub trait Columns {
     /// Every column that may hold names, those that the role may not read among them.
     fn columns(&mut self) -> impl Future<Output = Result<Vec<Column>, DiscoveryError>> + Send;
 
-    /// The pieces of text in the column that match the regular expression.
+    /// Reads the column and shows each text in it; those that hold none of the endings, if
+    /// there are any, may be left out.
     fn search(
         &mut self,
         column: &Column,
-        pattern: &str,
+        endings: &[String],
+        show: &mut (dyn FnMut(&str) + Send),
     ) -> impl Future<Output = Result<Searched, DiscoveryError>> + Send;
 
     /// Which of these texts the references query yields; `None` when it took too long.
@@ -279,9 +282,10 @@ pub async fn discover(
         sampled: sample.len(),
         ..Discovery::default()
     };
-    let Some(pattern) = needles.pattern() else {
+    let finder = Finder::of(&needles)?;
+    if needles.0.is_empty() {
         return Ok(discovery);
-    };
+    }
     let mut lens = Lens {
         rules,
         look,
@@ -296,14 +300,13 @@ pub async fn discover(
             discovery.skipped.push((column.name, why));
             continue;
         }
-        let tokens = match database.search(&column, &pattern).await? {
-            Searched::Found(tokens) => tokens,
-            Searched::Skipped(why) => {
-                discovery.skipped.push((column.name, why));
-                continue;
-            }
-        };
-        discovery.searched += 1;
+        let mut tokens = Vec::new();
+        let mut show = |text: &str| finder.tokens(text, &mut tokens);
+        match database.search(&column, &finder.endings, &mut show).await? {
+            Searched::Done => discovery.searched += 1,
+            // What was found until then counts.
+            Searched::Skipped(why) => discovery.skipped.push((column.name.clone(), why)),
+        }
         let matched: Vec<(&ObjectKey, &Token)> = tokens
             .iter()
             .flat_map(|token| needles.named_by(token).map(move |key| (key, token)))
@@ -386,25 +389,6 @@ impl<'sample> Needles<'sample> {
                 }
             });
         Self(needles.collect())
-    }
-
-    /// A regular expression
-    /// (<https://www.postgresql.org/docs/current/functions-matching.html>) for a piece of text
-    /// that holds a needle, in any spelling.
-    fn pattern(&self) -> Option<String> {
-        // What parts one name from the next in lists, JSON, markup and sentences.
-        const INNER: &str = r#"[^[:space:]"'<>,;|{}()\[\]]*"#;
-        if self.0.is_empty() {
-            return None;
-        }
-        let spellings: BTreeSet<String> = self
-            .0
-            .iter()
-            .flat_map(|needle| spellings(needle.text))
-            .map(|spelling| literal(&spelling))
-            .collect();
-        let any = spellings.into_iter().collect::<Vec<_>>().join("|");
-        Some(format!("({INNER}(?:{any}){INNER})"))
     }
 
     /// The keys that a piece of text may mean.
@@ -493,17 +477,70 @@ fn spellings(text: &str) -> BTreeSet<String> {
     ])
 }
 
-/// A text as a regular expression that matches nothing else.
-fn literal(text: &str) -> String {
-    let mut pattern = String::new();
-    for c in text.chars() {
-        // Before a letter or a digit a backslash would mean something of its own.
-        if c.is_ascii() && !c.is_ascii_alphanumeric() {
-            pattern.push('\\');
-        }
-        pattern.push(c);
+/// Finds the pieces of text that hold a needle in any spelling.
+struct Finder {
+    spellings: AhoCorasick,
+    /// Ends of needles that stand in every spelling of theirs, such as `.png`; none where some
+    /// needle has no such end.
+    endings: Vec<String>,
+}
+
+/// Pieces of text that are looked at closely in one column.
+const MAX_TOKENS: usize = 2_000;
+
+impl Finder {
+    fn of(needles: &Needles<'_>) -> Result<Self, DiscoveryError> {
+        let all: BTreeSet<String> = needles
+            .0
+            .iter()
+            .flat_map(|needle| spellings(needle.text))
+            .collect();
+        let spellings = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(&all)
+            .map_err(|error| DiscoveryError(error.into()))?;
+        let endings: Option<BTreeSet<String>> =
+            needles.0.iter().map(|needle| ending(needle.text)).collect();
+        Ok(Self {
+            spellings,
+            endings: endings.unwrap_or_default().into_iter().collect(),
+        })
     }
-    pattern
+
+    /// Adds the pieces of the text that hold a needle.
+    fn tokens(&self, text: &str, tokens: &mut Vec<Token>) {
+        // What parts one name from the next in lists, JSON, markup and sentences.
+        let parts = |c: char| {
+            c.is_whitespace()
+                || matches!(
+                    c,
+                    '"' | '\'' | '<' | '>' | ',' | ';' | '|' | '{' | '}' | '(' | ')' | '[' | ']'
+                )
+        };
+        let mut from = 0;
+        while tokens.len() < MAX_TOKENS
+            && let Some(found) = self.spellings.find(Input::new(text).range(from..))
+        {
+            let start = text[..found.start()].rfind(parts).map_or(0, |at| {
+                at + text[at..].chars().next().map_or(0, char::len_utf8)
+            });
+            let end = text[found.end()..]
+                .find(parts)
+                .map_or(text.len(), |at| found.end() + at);
+            tokens.push(Token {
+                text: text[start..end].to_owned(),
+                is_whole: start == 0 && end == text.len(),
+            });
+            from = end;
+        }
+    }
+}
+
+/// The extension of a name, with its dot, where every spelling keeps it.
+fn ending(text: &str) -> Option<String> {
+    let (_, extension) = text.rsplit_once('.')?;
+    let plain = !extension.is_empty() && extension.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    plain.then(|| format!(".{extension}"))
 }
 
 /// What a piece of text may say: as it is, and with what encodes it taken away.
