@@ -5,17 +5,18 @@
 //! percent-encoded, inside of JSON. What is found and means no other object is a *mention*, and
 //! a mention blocks the sweep: rather one question too many than one image too few.
 
+mod needles;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::error::Error as StdError;
 use std::fmt;
 
-use aho_corasick::{AhoCorasick, Input, MatchKind};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 
 use crate::hands::{Current, Look};
 use crate::key::{ObjectKey, escape};
 use crate::names::{NameRules, shown};
+use needles::{Finder, Needles, readings};
 
 /// The database could not be searched.
 #[derive(Debug, Error)]
@@ -283,7 +284,7 @@ pub async fn discover(
         ..Discovery::default()
     };
     let finder = Finder::of(&needles)?;
-    if needles.0.is_empty() {
+    if needles.is_empty() {
         return Ok(discovery);
     }
     let mut lens = Lens {
@@ -357,207 +358,6 @@ pub async fn discover(
         }
     }
     Ok(discovery)
-}
-
-/// What there is to be looked for.
-struct Needles<'sample>(Vec<Needle<'sample>>);
-
-struct Needle<'sample> {
-    key: &'sample ObjectKey,
-    /// So much of the key's end that no other sampled key ends so.
-    text: &'sample str,
-    /// Whether it is so short that it may stand in many texts by chance.
-    is_short: bool,
-}
-
-/// A name shorter than this before its extension is no name to find inside of texts.
-const SHORT: usize = 6;
-
-impl<'sample> Needles<'sample> {
-    fn of(sample: &'sample [ObjectKey]) -> Self {
-        let needles = sample
-            .iter()
-            // PostgreSQL's text holds no NUL.
-            .filter(|key| !key.as_str().is_empty() && !key.as_str().contains('\0'))
-            .map(|key| {
-                let text = distinctive_end(key.as_str(), sample);
-                let stem = text.split('.').next().unwrap_or_default();
-                Needle {
-                    key,
-                    text,
-                    is_short: stem.chars().count() < SHORT,
-                }
-            });
-        Self(needles.collect())
-    }
-
-    /// The keys that a piece of text may mean.
-    fn named_by<'n>(&'n self, token: &'n Token) -> impl Iterator<Item = &'sample ObjectKey> + 'n {
-        let readings = readings(&token.text);
-        self.0
-            .iter()
-            .filter(move |needle| readings.iter().any(|reading| needle.is_in(reading)))
-            .map(|needle| needle.key)
-    }
-}
-
-impl Needle<'_> {
-    /// Whether it stands in the text as a name of its own.
-    fn is_in(&self, text: &str) -> bool {
-        let is_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
-        text.match_indices(self.text).any(|(at, _)| {
-            let before = text[..at].chars().next_back();
-            let mut rest = text[at + self.text.len()..].chars();
-            let after = rest.next();
-            if self.is_short {
-                before.is_none_or(|c| matches!(c, '/' | '=' | ':'))
-                    && after.is_none_or(|c| matches!(c, '?' | '#' | '&'))
-            } else {
-                before.is_none_or(|c| !is_name(c) && c != '.')
-                    && after.is_none_or(|c| {
-                        !(is_name(c) || c == '.' && rest.next().is_some_and(is_name))
-                    })
-            }
-        })
-    }
-}
-
-/// The shortest end of the key, from behind a slash, that no other key of the sample has.
-fn distinctive_end<'key>(key: &'key str, sample: &[ObjectKey]) -> &'key str {
-    let starts = key.rmatch_indices('/').map(|(slash, _)| slash + 1);
-    let ends = starts.map(|start| &key[start..]);
-    let has = |other: &ObjectKey, end: &str| {
-        other
-            .as_str()
-            .strip_suffix(end)
-            .is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
-    };
-    ends.filter(|end| !end.is_empty())
-        .find(|end| sample.iter().filter(|other| has(other, end)).count() == 1)
-        .unwrap_or(key)
-}
-
-/// What stands as it is in URLs, besides letters and digits.
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
-
-/// The ways in which a text may be written down.
-fn spellings(text: &str) -> BTreeSet<String> {
-    let encoded = utf8_percent_encode(text, UNRESERVED).to_string();
-    let with_slashes = encoded.replace("%2F", "/");
-    let in_json: String = text
-        .encode_utf16()
-        .map(|unit| match u8::try_from(unit) {
-            Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
-            _ => format!("\\u{unit:04x}"),
-        })
-        .collect();
-    let lower = |encoded: &str| {
-        let mut parts = encoded.split('%');
-        let first = parts.next().unwrap_or_default().to_owned();
-        parts.fold(first, |text, part| {
-            let (code, rest) = part.split_at_checked(2).unwrap_or((part, ""));
-            format!("{text}%{}{rest}", code.to_lowercase())
-        })
-    };
-    BTreeSet::from([
-        text.to_owned(),
-        text.replace('/', "\\/"),
-        text.replace(' ', "+"),
-        with_slashes.replace("%20", "+"),
-        in_json.replace('/', "\\/"),
-        in_json,
-        lower(&encoded),
-        lower(&with_slashes),
-        with_slashes,
-        encoded,
-    ])
-}
-
-/// Finds the pieces of text that hold a needle in any spelling.
-struct Finder {
-    spellings: AhoCorasick,
-    /// Ends of needles that stand in every spelling of theirs, such as `.png`; none where some
-    /// needle has no such end.
-    endings: Vec<String>,
-}
-
-/// Pieces of text that are looked at closely in one column.
-const MAX_TOKENS: usize = 2_000;
-
-impl Finder {
-    fn of(needles: &Needles<'_>) -> Result<Self, DiscoveryError> {
-        let all: BTreeSet<String> = needles
-            .0
-            .iter()
-            .flat_map(|needle| spellings(needle.text))
-            .collect();
-        let spellings = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(&all)
-            .map_err(|error| DiscoveryError(error.into()))?;
-        let endings: Option<BTreeSet<String>> =
-            needles.0.iter().map(|needle| ending(needle.text)).collect();
-        Ok(Self {
-            spellings,
-            endings: endings.unwrap_or_default().into_iter().collect(),
-        })
-    }
-
-    /// Adds the pieces of the text that hold a needle.
-    fn tokens(&self, text: &str, tokens: &mut Vec<Token>) {
-        // What parts one name from the next in lists, JSON, markup and sentences.
-        let parts = |c: char| {
-            c.is_whitespace()
-                || matches!(
-                    c,
-                    '"' | '\'' | '<' | '>' | ',' | ';' | '|' | '{' | '}' | '(' | ')' | '[' | ']'
-                )
-        };
-        let mut from = 0;
-        while tokens.len() < MAX_TOKENS
-            && let Some(found) = self.spellings.find(Input::new(text).range(from..))
-        {
-            let start = text[..found.start()].rfind(parts).map_or(0, |at| {
-                at + text[at..].chars().next().map_or(0, char::len_utf8)
-            });
-            let end = text[found.end()..]
-                .find(parts)
-                .map_or(text.len(), |at| found.end() + at);
-            tokens.push(Token {
-                text: text[start..end].to_owned(),
-                is_whole: start == 0 && end == text.len(),
-            });
-            from = end;
-        }
-    }
-}
-
-/// The extension of a name, with its dot, where every spelling keeps it.
-fn ending(text: &str) -> Option<String> {
-    let (_, extension) = text.rsplit_once('.')?;
-    let plain = !extension.is_empty() && extension.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    plain.then(|| format!(".{extension}"))
-}
-
-/// What a piece of text may say: as it is, and with what encodes it taken away.
-fn readings(text: &str) -> BTreeSet<String> {
-    let plain = text.replace("\\/", "/");
-    let unescaped = serde_json::from_str::<String>(&format!("\"{text}\"")).ok();
-    let decoded = |text: &str| {
-        percent_decode_str(text)
-            .decode_utf8()
-            .map(std::borrow::Cow::into_owned)
-            .ok()
-    };
-    let mut readings = BTreeSet::from([text.to_owned(), plain.clone()]);
-    readings.extend(decoded(&plain));
-    readings.extend(decoded(&plain.replace('+', " ")));
-    readings.extend(unescaped);
-    readings
 }
 
 /// Tells what a text means by what the bucket holds.
