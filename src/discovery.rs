@@ -5,16 +5,18 @@
 //! percent-encoded, inside of JSON. What is found and means no other object is a *mention*, and
 //! a mention blocks the sweep: rather one question too many than one image too few.
 
+mod needles;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::error::Error as StdError;
 use std::fmt;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 
 use crate::hands::{Current, Look};
 use crate::key::{ObjectKey, escape};
 use crate::names::{NameRules, shown};
+use needles::{Finder, Needles, readings};
 
 /// The database could not be searched.
 #[derive(Debug, Error)]
@@ -101,12 +103,12 @@ pub struct Token {
     pub is_whole: bool,
 }
 
-/// How the search of one column ended.
+/// How the reading of one column ended.
 #[derive(Debug)]
 pub enum Searched {
-    /// To its end, or until very much was found.
-    Found(Vec<Token>),
-    /// Not: for this reason.
+    /// All of it was read.
+    Done,
+    /// It was not, or not to its end, for this reason.
     Skipped(String),
 }
 
@@ -115,11 +117,13 @@ pub trait Columns {
     /// Every column that may hold names, those that the role may not read among them.
     fn columns(&mut self) -> impl Future<Output = Result<Vec<Column>, DiscoveryError>> + Send;
 
-    /// The pieces of text in the column that match the regular expression.
+    /// Reads the column and shows each text in it; those that hold none of the endings, if
+    /// there are any, may be left out.
     fn search(
         &mut self,
         column: &Column,
-        pattern: &str,
+        endings: &[String],
+        show: &mut (dyn FnMut(&str) + Send),
     ) -> impl Future<Output = Result<Searched, DiscoveryError>> + Send;
 
     /// Which of these texts the references query yields; `None` when it took too long.
@@ -279,9 +283,10 @@ pub async fn discover(
         sampled: sample.len(),
         ..Discovery::default()
     };
-    let Some(pattern) = needles.pattern() else {
+    let finder = Finder::of(&needles)?;
+    if needles.is_empty() {
         return Ok(discovery);
-    };
+    }
     let mut lens = Lens {
         rules,
         look,
@@ -296,14 +301,13 @@ pub async fn discover(
             discovery.skipped.push((column.name, why));
             continue;
         }
-        let tokens = match database.search(&column, &pattern).await? {
-            Searched::Found(tokens) => tokens,
-            Searched::Skipped(why) => {
-                discovery.skipped.push((column.name, why));
-                continue;
-            }
-        };
-        discovery.searched += 1;
+        let mut tokens = Vec::new();
+        let mut show = |text: &str| finder.tokens(text, &mut tokens);
+        match database.search(&column, &finder.endings, &mut show).await? {
+            Searched::Done => discovery.searched += 1,
+            // What was found until then counts.
+            Searched::Skipped(why) => discovery.skipped.push((column.name.clone(), why)),
+        }
         let matched: Vec<(&ObjectKey, &Token)> = tokens
             .iter()
             .flat_map(|token| needles.named_by(token).map(move |key| (key, token)))
@@ -354,173 +358,6 @@ pub async fn discover(
         }
     }
     Ok(discovery)
-}
-
-/// What there is to be looked for.
-struct Needles<'sample>(Vec<Needle<'sample>>);
-
-struct Needle<'sample> {
-    key: &'sample ObjectKey,
-    /// So much of the key's end that no other sampled key ends so.
-    text: &'sample str,
-    /// Whether it is so short that it may stand in many texts by chance.
-    is_short: bool,
-}
-
-/// A name shorter than this before its extension is no name to find inside of texts.
-const SHORT: usize = 6;
-
-impl<'sample> Needles<'sample> {
-    fn of(sample: &'sample [ObjectKey]) -> Self {
-        let needles = sample
-            .iter()
-            // PostgreSQL's text holds no NUL.
-            .filter(|key| !key.as_str().is_empty() && !key.as_str().contains('\0'))
-            .map(|key| {
-                let text = distinctive_end(key.as_str(), sample);
-                let stem = text.split('.').next().unwrap_or_default();
-                Needle {
-                    key,
-                    text,
-                    is_short: stem.chars().count() < SHORT,
-                }
-            });
-        Self(needles.collect())
-    }
-
-    /// A regular expression
-    /// (<https://www.postgresql.org/docs/current/functions-matching.html>) for a piece of text
-    /// that holds a needle, in any spelling.
-    fn pattern(&self) -> Option<String> {
-        // What parts one name from the next in lists, JSON, markup and sentences.
-        const INNER: &str = r#"[^[:space:]"'<>,;|{}()\[\]]*"#;
-        if self.0.is_empty() {
-            return None;
-        }
-        let spellings: BTreeSet<String> = self
-            .0
-            .iter()
-            .flat_map(|needle| spellings(needle.text))
-            .map(|spelling| literal(&spelling))
-            .collect();
-        let any = spellings.into_iter().collect::<Vec<_>>().join("|");
-        Some(format!("({INNER}(?:{any}){INNER})"))
-    }
-
-    /// The keys that a piece of text may mean.
-    fn named_by<'n>(&'n self, token: &'n Token) -> impl Iterator<Item = &'sample ObjectKey> + 'n {
-        let readings = readings(&token.text);
-        self.0
-            .iter()
-            .filter(move |needle| readings.iter().any(|reading| needle.is_in(reading)))
-            .map(|needle| needle.key)
-    }
-}
-
-impl Needle<'_> {
-    /// Whether it stands in the text as a name of its own.
-    fn is_in(&self, text: &str) -> bool {
-        let is_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
-        text.match_indices(self.text).any(|(at, _)| {
-            let before = text[..at].chars().next_back();
-            let mut rest = text[at + self.text.len()..].chars();
-            let after = rest.next();
-            if self.is_short {
-                before.is_none_or(|c| matches!(c, '/' | '=' | ':'))
-                    && after.is_none_or(|c| matches!(c, '?' | '#' | '&'))
-            } else {
-                before.is_none_or(|c| !is_name(c) && c != '.')
-                    && after.is_none_or(|c| {
-                        !(is_name(c) || c == '.' && rest.next().is_some_and(is_name))
-                    })
-            }
-        })
-    }
-}
-
-/// The shortest end of the key, from behind a slash, that no other key of the sample has.
-fn distinctive_end<'key>(key: &'key str, sample: &[ObjectKey]) -> &'key str {
-    let starts = key.rmatch_indices('/').map(|(slash, _)| slash + 1);
-    let ends = starts.map(|start| &key[start..]);
-    let has = |other: &ObjectKey, end: &str| {
-        other
-            .as_str()
-            .strip_suffix(end)
-            .is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
-    };
-    ends.filter(|end| !end.is_empty())
-        .find(|end| sample.iter().filter(|other| has(other, end)).count() == 1)
-        .unwrap_or(key)
-}
-
-/// What stands as it is in URLs, besides letters and digits.
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
-
-/// The ways in which a text may be written down.
-fn spellings(text: &str) -> BTreeSet<String> {
-    let encoded = utf8_percent_encode(text, UNRESERVED).to_string();
-    let with_slashes = encoded.replace("%2F", "/");
-    let in_json: String = text
-        .encode_utf16()
-        .map(|unit| match u8::try_from(unit) {
-            Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
-            _ => format!("\\u{unit:04x}"),
-        })
-        .collect();
-    let lower = |encoded: &str| {
-        let mut parts = encoded.split('%');
-        let first = parts.next().unwrap_or_default().to_owned();
-        parts.fold(first, |text, part| {
-            let (code, rest) = part.split_at_checked(2).unwrap_or((part, ""));
-            format!("{text}%{}{rest}", code.to_lowercase())
-        })
-    };
-    BTreeSet::from([
-        text.to_owned(),
-        text.replace('/', "\\/"),
-        text.replace(' ', "+"),
-        with_slashes.replace("%20", "+"),
-        in_json.replace('/', "\\/"),
-        in_json,
-        lower(&encoded),
-        lower(&with_slashes),
-        with_slashes,
-        encoded,
-    ])
-}
-
-/// A text as a regular expression that matches nothing else.
-fn literal(text: &str) -> String {
-    let mut pattern = String::new();
-    for c in text.chars() {
-        // Before a letter or a digit a backslash would mean something of its own.
-        if c.is_ascii() && !c.is_ascii_alphanumeric() {
-            pattern.push('\\');
-        }
-        pattern.push(c);
-    }
-    pattern
-}
-
-/// What a piece of text may say: as it is, and with what encodes it taken away.
-fn readings(text: &str) -> BTreeSet<String> {
-    let plain = text.replace("\\/", "/");
-    let unescaped = serde_json::from_str::<String>(&format!("\"{text}\"")).ok();
-    let decoded = |text: &str| {
-        percent_decode_str(text)
-            .decode_utf8()
-            .map(std::borrow::Cow::into_owned)
-            .ok()
-    };
-    let mut readings = BTreeSet::from([text.to_owned(), plain.clone()]);
-    readings.extend(decoded(&plain));
-    readings.extend(decoded(&plain.replace('+', " ")));
-    readings.extend(unescaped);
-    readings
 }
 
 /// Tells what a text means by what the bucket holds.

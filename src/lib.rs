@@ -37,7 +37,7 @@
 //! | 2 | `tests/deletion.rs` (over the wire), `tests/sweep_time.rs` (with the clock in hand) |
 //! | 3 | `the_lower_clock_decides_and_clocks_apart_refuse`, `an_age_that_cannot_be_read_is_new` |
 //! | 4 | the nasty keys of `tests/sweep.rs`, the properties of [`names`] and [`s3::page`] |
-//! | 5 | `each_guard_refuses_with_the_plan_written_and_nothing_deleted`, the tests of [`guards`] |
+//! | 5 | `each_guard_refuses_with_the_plan_written_and_nothing_deleted`, the tests of [`guards`] and [`folders`], `tests/guards.rs`, `tests/discovery.rs` |
 //! | 6 | `the_plan_is_written_down_before_the_first_batch`, `batches_hold_at_most_a_thousand_and_each_key_is_written_down_once` |
 //! | 7 | every run of every test; `whatever_fails_the_counts_are_true`, `deleted_means_confirmed` |
 //! | 8 | `a_dry_run_writes_nothing_but_its_ledger_and_plans_what_the_sweep_does` |

@@ -4,15 +4,15 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use futures::TryStreamExt as _;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::connect::{Isolation, execute};
 use super::query::{Collation, literal};
+use super::snapshot::copy_out;
 use super::{Database, DatabaseError, ReferencesQuery, statement};
-use crate::discovery::{
-    Column, ColumnKind, ColumnName, Columns, DiscoveryError, ReadBy, Searched, Token,
-};
+use crate::discovery::{Column, ColumnKind, ColumnName, Columns, DiscoveryError, ReadBy, Searched};
 
 /// How long the search of one column may take.
 const PER_COLUMN: Duration = Duration::from_secs(10);
@@ -23,8 +23,10 @@ const ALTOGETHER: Duration = Duration::from_mins(1);
 /// Less time than this is not worth a statement.
 const TOO_LITTLE: Duration = Duration::from_millis(100);
 
-/// Pieces of text that one column may give.
-const MAX_TOKENS: usize = 2_000;
+/// So much of a text is read, in characters.
+const MAX_TEXT: usize = 1_000_000;
+
+const NO_TIME: &str = "no time was left";
 
 /// Every column of text, JSON or arrays of them, small tables first, so that much is searched
 /// before the time is up. A partition is searched with its table. What the transaction holds a
@@ -108,17 +110,65 @@ impl ColumnSearch {
             .map_err(statement(TRIED))
     }
 
-    /// Runs a statement in what is left of the time. The inner error says why it gave nothing;
-    /// the transaction goes on.
-    async fn bounded(
+    /// Reads a column as it is: to look for many texts at once takes the server ten times as
+    /// long as to hand all of them over.
+    async fn read(
         &mut self,
-        text: String,
-        bound: &[&str],
+        column: &Column,
+        endings: &[String],
+        show: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Searched, DatabaseError> {
+        let Some(limit) = self.begin_statement("search a column").await? else {
+            return Ok(Searched::Skipped(NO_TIME.to_owned()));
+        };
+        // Some collations know no patterns; "C" does.
+        let filter: Vec<String> = endings
+            .iter()
+            .map(|ending| format!("v LIKE {}", literal(&format!("%{ending}%"))))
+            .collect();
+        let filter = if filter.is_empty() {
+            "v IS NOT NULL".to_owned()
+        } else {
+            filter.join(" OR ")
+        };
+        let text = format!(
+            "COPY (SELECT left(v, {MAX_TEXT}) FROM (SELECT {}::text COLLATE \"C\" AS v FROM {}) AS held WHERE {filter}) TO STDOUT (FORMAT binary)",
+            column.sql_column, column.sql_table
+        );
+        let ended = {
+            let reading = async {
+                let values = copy_out(&mut self.connection, text).await?;
+                let mut values = std::pin::pin!(values);
+                while let Some(value) = values.try_next().await? {
+                    // The database is UTF8.
+                    if let Some(text) = value.as_deref().and_then(|v| std::str::from_utf8(v).ok()) {
+                        show(text);
+                    }
+                }
+                Ok(())
+            };
+            reading.await
+        };
+        let ended = match ended {
+            Ok(()) => Searched::Done,
+            Err(DatabaseError::Statement {
+                source: sqlx::Error::Database(error),
+                ..
+            }) => Searched::Skipped(said(error.as_ref(), limit)),
+            Err(error) => return Err(error),
+        };
+        self.end_statement("search a column").await?;
+        Ok(ended)
+    }
+
+    /// Allows one statement some of the time that is left, if there is any.
+    async fn begin_statement(
+        &mut self,
         tried: &'static str,
-    ) -> Result<Result<Vec<PgRow>, String>, DatabaseError> {
+    ) -> Result<Option<Duration>, DatabaseError> {
         let left = self.until.saturating_duration_since(Instant::now());
         if left < TOO_LITTLE {
-            return Ok(Err("no time was left".to_owned()));
+            return Ok(None);
         }
         let limit = left.min(PER_COLUMN);
         let savepoint = format!(
@@ -128,27 +178,48 @@ impl ColumnSearch {
         execute(&mut self.connection, savepoint)
             .await
             .map_err(statement(tried))?;
-        // One text, or a list of them.
-        let query = sqlx::query(AssertSqlSafe(text)).persistent(false);
-        let query = match bound {
-            [one] => query.bind(*one),
-            many => query.bind(many),
+        Ok(Some(limit))
+    }
+
+    /// The transaction goes on, however the statement ended.
+    async fn end_statement(&mut self, tried: &'static str) -> Result<(), DatabaseError> {
+        let rollback = "ROLLBACK TO SAVEPOINT search; RELEASE SAVEPOINT search".to_owned();
+        execute(&mut self.connection, rollback)
+            .await
+            .map_err(statement(tried))
+    }
+
+    /// Which of these texts the query yields, in what is left of the time.
+    async fn ask(&mut self, texts: &[&str]) -> Result<Option<HashSet<String>>, DatabaseError> {
+        const TRIED: &str = "ask what the references query yields";
+        if self.begin_statement(TRIED).await?.is_none() {
+            return Ok(None);
+        }
+        let asked = self.query.select_any("$1", Collation::Default);
+        let rows = sqlx::query(AssertSqlSafe(asked))
+            .bind(texts)
+            .persistent(false)
+            .fetch_all(&mut self.connection)
+            .await;
+        let yielded = match rows {
+            Ok(rows) => {
+                let texts: Result<HashSet<String>, sqlx::Error> =
+                    rows.iter().map(|row| row.try_get(0)).collect();
+                Some(texts.map_err(statement(TRIED))?)
+            }
+            Err(sqlx::Error::Database(_)) => None,
+            Err(error) => return Err(statement(TRIED)(error)),
         };
-        let ended = match query.fetch_all(&mut self.connection).await {
-            Ok(rows) => Ok(rows),
-            Err(sqlx::Error::Database(error)) => Err(match error.code().as_deref() {
-                Some("57014") => format!("it took longer than {} s", limit.as_secs().max(1)),
-                _ => error.message().to_owned(),
-            }),
-            Err(error) => return Err(statement(tried)(error)),
-        };
-        execute(
-            &mut self.connection,
-            "ROLLBACK TO SAVEPOINT search".to_owned(),
-        )
-        .await
-        .map_err(statement(tried))?;
-        Ok(ended)
+        self.end_statement(TRIED).await?;
+        Ok(yielded)
+    }
+}
+
+/// Why the database ended a statement, fit to be shown.
+fn said(error: &dyn sqlx::error::DatabaseError, limit: Duration) -> String {
+    match error.code().as_deref() {
+        Some("57014") => format!("it took longer than {} s", limit.as_secs().max(1)),
+        _ => error.message().to_owned(),
     }
 }
 
@@ -185,48 +256,20 @@ impl Columns for ColumnSearch {
             .map_err(|error| DiscoveryError(error.into()))
     }
 
-    async fn search(&mut self, column: &Column, pattern: &str) -> Result<Searched, DiscoveryError> {
-        const TRIED: &str = "search a column";
-        let failed = |error: DatabaseError| DiscoveryError(error.into());
-        // Some collations know no regular expressions; "C" does.
-        let text = format!(
-            "SELECT m[1], m[1] = v FROM (SELECT {}::text COLLATE \"C\" AS v FROM {}) AS held, \
-             LATERAL regexp_matches(v, $1, 'g') AS m LIMIT {MAX_TOKENS}",
-            column.sql_column, column.sql_table
-        );
-        let rows = match self
-            .bounded(text, &[pattern], TRIED)
+    async fn search(
+        &mut self,
+        column: &Column,
+        endings: &[String],
+        show: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Searched, DiscoveryError> {
+        self.read(column, endings, show)
             .await
-            .map_err(failed)?
-        {
-            Ok(rows) => rows,
-            Err(why) => return Ok(Searched::Skipped(why)),
-        };
-        let tokens = rows.iter().map(|row| {
-            Ok(Token {
-                text: row.try_get(0)?,
-                is_whole: row.try_get(1)?,
-            })
-        });
-        let tokens: Result<Vec<Token>, sqlx::Error> = tokens.collect();
-        tokens
-            .map(Searched::Found)
-            .map_err(|error| failed(statement(TRIED)(error)))
+            .map_err(|error| DiscoveryError(error.into()))
     }
 
     async fn yielded(&mut self, texts: &[&str]) -> Result<Option<HashSet<String>>, DiscoveryError> {
-        const TRIED: &str = "ask what the references query yields";
-        let failed = |error: DatabaseError| DiscoveryError(error.into());
-        // A list even of one.
-        let texts: Vec<&str> = texts.iter().chain(texts.first()).copied().collect();
-        let asked = self.query.select_any("$1", Collation::Default);
-        let Ok(rows) = self.bounded(asked, &texts, TRIED).await.map_err(failed)? else {
-            return Ok(None);
-        };
-        let texts: Result<HashSet<String>, sqlx::Error> =
-            rows.iter().map(|row| row.try_get(0)).collect();
-        texts
-            .map(Some)
-            .map_err(|error| failed(statement(TRIED)(error)))
+        self.ask(texts)
+            .await
+            .map_err(|error| DiscoveryError(error.into()))
     }
 }
