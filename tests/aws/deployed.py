@@ -142,22 +142,23 @@ def assert_sums(summary):
     ), summary
 
 
+def shell(night, line):
+    """What a line prints that is typed into a shell; only the endpoint differs."""
+    environment = clean_environment(AWS_ENDPOINT_URL=night.cloud.endpoint)
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    ended = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 0, ended
+    # The answer, and what the client says of it.
+    return json.JSONDecoder().raw_decode(ended.stdout)[0]
+
+
 def by_hand(night):
     """The lines that the stack puts out, typed into a shell: first as a dry run, which the
     first deployment is whatever is asked; then, deployed again, for good."""
     night.put("images/a.png", "images/b.png", "images/c.png", "other/d.png")
     night.sweep_until(3)
-    environment = clean_environment(AWS_ENDPOINT_URL=night.cloud.endpoint)
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-
-    def shell(output):
-        line = night.stack.outputs[output]
-        ended = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=PATIENCE)
-        assert ended.returncode == 0, ended
-        return json.JSONDecoder().raw_decode(ended.stdout)[0]
-
     for output in ("InvokeDryRun", "InvokeNow"):
-        summary = shell(output)
+        summary = shell(night, night.stack.outputs[output])
         assert (summary["status"], summary["orphans"], summary["deferred"]) == ("dry_run", 3, 3), summary
         files = night.ledger(summary)
         assert set(files) == {"plan.jsonl", "summary.json"}, files
@@ -165,9 +166,9 @@ def by_hand(night):
     assert len(night.keys()) == 6, "a dry run deleted"
 
     night.stack.update(DryRun="false")
-    summary = shell("InvokeDryRun")
+    summary = shell(night, night.stack.outputs["InvokeDryRun"])
     assert (summary["status"], summary["orphans"]) == ("dry_run", 3), summary
-    summary = shell("InvokeNow")
+    summary = shell(night, night.stack.outputs["InvokeNow"])
     assert (summary["status"], summary["deleted"]) == ("completed", 3), summary
     assert night.keys() == [*NAMED, "other/d.png"]
     files = night.ledger(summary)
@@ -184,6 +185,21 @@ def by_hand(night):
         for name in ("level", "timestamp", "message"):
             # Lambda's own lines have a type.
             assert name in line or "type" in line, line
+
+
+def undone(night):
+    """The second function gives back what a run deleted, by the stack's own line."""
+    night.put("images/u.png")
+    night.sweep_until(1, {"dry_run": True})
+    run_id = night.sweep()["run_id"]
+    assert "images/u.png" not in night.keys()
+    line = night.stack.outputs["InvokeRestore"].replace("RUN_ID", run_id)
+    looked = shell(night, line)
+    assert (looked["status"], looked["deferred"]) == ("dry_run", 1), looked
+    restored = shell(night, line.replace(',"dry_run":true', ""))
+    assert (restored["status"], restored["restored"]) == ("completed", 1), restored
+    assert "images/u.png" in night.keys()
+    assert night.sweep()["deleted"] == 1
 
 
 def by_the_schedule(night):
@@ -325,7 +341,7 @@ def main():
     bootstrap = Path(sys.argv[1]).resolve()
     with postgres() as database, ministack() as cloud:
         night = Night(cloud, database, bootstrap)
-        for act in (by_hand, two_at_once, rotated, failing, refused, killed, by_the_schedule):
+        for act in (by_hand, undone, two_at_once, rotated, failing, refused, killed, by_the_schedule):
             act(night)
             print(f"{act.__name__}: ok", flush=True)
 
