@@ -12,7 +12,9 @@ mod reviewed;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::guards::{Allowances, Limits};
+use crate::discovery::ColumnName;
+use crate::folders::Folders;
+use crate::guards::{Allowances, Doubts, Limits};
 use crate::key::Prefix;
 use crate::names::{NameRules, ReferenceForm};
 use crate::postgres::ReferencesQuery;
@@ -47,6 +49,9 @@ fn parse_count(text: &str) -> Result<u64, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is not a whole number"))
 }
+
+/// How far an allowed standby may be behind where nothing is given.
+const DEFAULT_REPLICA_LAG: Duration = Duration::from_mins(5);
 
 /// The shortest grace period without `--allow-short-min-age`.
 const SHORT_MIN_AGE: Duration = Duration::from_hours(1);
@@ -132,6 +137,12 @@ pub struct Settings {
     pub abort_uploads: bool,
     /// What a person allowed, and whether nothing is to be deleted.
     pub allowed: Allowances,
+    /// What the guards that doubt a plan hold it to.
+    pub doubts: Doubts,
+    /// Folders in which nothing need be referenced.
+    pub unreferenced_folders: Folders,
+    /// Columns that may hold names and are no references.
+    pub not_references: Vec<ColumnName>,
     /// Where the ledger lies.
     pub report: ReportLocation,
     /// Requests under way at once.
@@ -193,6 +204,27 @@ impl Settings {
                 replica: raw.is_on(Setting::AllowReplica)?,
                 unconditional: raw.is_on(Setting::AllowUnconditional)?,
             },
+            doubts: Doubts {
+                max_referenced_drop_percent: raw
+                    .parsed(Setting::MaxReferencedDropPercent, parse_percent)?
+                    .unwrap_or(10.0),
+                max_replica_lag: raw
+                    .parsed(Setting::MaxReplicaLag, parse_age)?
+                    .unwrap_or(DEFAULT_REPLICA_LAG),
+                allow_old_transactions: raw.is_on(Setting::AllowOldTransactions)?,
+            },
+            unreferenced_folders: raw.all(Setting::AllowUnreferencedFolder).iter().fold(
+                Folders::default(),
+                |mut folders, given| {
+                    folders.add(&given.text);
+                    folders
+                },
+            ),
+            not_references: raw
+                .all(Setting::NotAReference)
+                .iter()
+                .map(|given| ColumnName::parse(&given.text).map_err(|problem| given.wrong(problem)))
+                .collect::<Result<_, _>>()?,
             report,
             concurrency: concurrency(raw)?,
         })

@@ -465,7 +465,13 @@ async fn a_storage_that_ignores_conditions_is_refused_unless_allowed() {
         let world = crate::world(10, 3).await;
         ignore_conditions(&world, alone_too);
         let allow = if alone_too { "true" } else { "false" };
-        let report = world.run(&[(Setting::AllowUnconditional, allow)]).await;
+        let report = world
+            .run(&[
+                (Setting::AllowUnconditional, allow),
+                // Else objects are looked at before the plan is approved, too.
+                (Setting::NotAReference, "public.images.name"),
+            ])
+            .await;
         assert_eq!(report.summary.counts.deleted, 3, "{report:?}");
         assert_eq!(world.server.count(Operation::HeadObject), 3);
     }

@@ -164,6 +164,21 @@ pub(super) struct RunArgs {
     /// Allow 20 or more orphans newer than every referenced object [env: SWEEPER_ALLOW_NEWER_ORPHANS]
     #[arg(long)]
     allow_newer_orphans: bool,
+    /// Delete in this folder although nothing in it is referenced: `avatars/` with everything below, `images/*` only what lies directly in it; repeatable [env: SWEEPER_ALLOW_UNREFERENCED_FOLDER, commas between]
+    #[arg(long, value_name = "FOLDER")]
+    allow_unreferenced_folder: Vec<String>,
+    /// Refuse when so many percent (and 20) fewer objects are referenced than in the last good run [env: SWEEPER_MAX_REFERENCED_DROP_PERCENT] [default: 10]
+    #[arg(long, value_name = "PERCENT")]
+    max_referenced_drop_percent: Option<String>,
+    /// Allow transactions that have been open for longer than the grace period [env: SWEEPER_ALLOW_OLD_TRANSACTIONS]
+    #[arg(long)]
+    allow_old_transactions: bool,
+    /// Refuse a standby that is behind its primary by more than this [env: SWEEPER_MAX_REPLICA_LAG] [default: 5m]
+    #[arg(long, value_name = "TIME")]
+    max_replica_lag: Option<String>,
+    /// A column whose mentions of orphans are no references, like public.audit_log.payload; repeatable [env: SWEEPER_NOT_A_REFERENCE, commas between]
+    #[arg(long, value_name = "SCHEMA.TABLE.COLUMN")]
+    not_a_reference: Vec<String>,
     /// Allow a standby for a dry run [env: SWEEPER_ALLOW_REPLICA]
     #[arg(long)]
     allow_replica: bool,
@@ -206,6 +221,11 @@ impl RunArgs {
             (Setting::MaxDelete, &self.max_delete),
             (Setting::MaxOrphanPercent, &self.max_orphan_percent),
             (Setting::MaxDanglingPercent, &self.max_dangling_percent),
+            (
+                Setting::MaxReferencedDropPercent,
+                &self.max_referenced_drop_percent,
+            ),
+            (Setting::MaxReplicaLag, &self.max_replica_lag),
             (Setting::Report, &self.report),
             (Setting::Concurrency, &self.concurrency),
         ] {
@@ -216,12 +236,18 @@ impl RunArgs {
             (Setting::Exclude, &self.exclude),
             (Setting::ReferenceHost, &self.reference_host),
             (Setting::ForeignHost, &self.foreign_host),
+            (
+                Setting::AllowUnreferencedFolder,
+                &self.allow_unreferenced_folder,
+            ),
+            (Setting::NotAReference, &self.not_a_reference),
         ] {
             raw.flag(setting, texts.iter().cloned());
         }
         for (setting, on) in [
             (Setting::AllowShortMinAge, self.allow_short_min_age),
             (Setting::AllowNewerOrphans, self.allow_newer_orphans),
+            (Setting::AllowOldTransactions, self.allow_old_transactions),
             (Setting::AllowReplica, self.allow_replica),
             (Setting::AllowUnversioned, self.allow_unversioned),
             (Setting::AllowUnconditional, self.allow_unconditional),
@@ -268,7 +294,8 @@ mod tests {
             given.push(setting.names().0.to_owned());
             let switch = ["--allow", "--abort", "--dry-run", "--database-iam"]
                 .iter()
-                .any(|switch| setting.names().0.starts_with(switch));
+                .any(|switch| setting.names().0.starts_with(switch))
+                && setting != Setting::AllowUnreferencedFolder;
             given.extend((!switch).then(|| "x".to_owned()));
         }
         let Command::Sweep(args) = Arguments::try_parse_from(given).unwrap().command else {

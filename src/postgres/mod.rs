@@ -4,17 +4,22 @@ mod access;
 mod check;
 mod connect;
 mod copy;
+mod discover;
 mod examine;
 mod query;
+mod role;
 mod roots;
 mod snapshot;
+mod state;
 
 pub use access::{Access, AccessError};
 pub use check::PrimaryCheck;
 pub(crate) use connect::Parts;
 pub use connect::{Database, DatabaseUrl, UrlError};
+pub use discover::ColumnSearch;
 pub use examine::{Examination, Order, examine};
 pub use query::ReferencesQuery;
+pub use role::{more_than_reading, state};
 pub(crate) use roots::rds_region;
 pub use snapshot::Snapshot;
 

@@ -33,6 +33,11 @@ pub enum Setting {
     MaxOrphanPercent,
     MaxDanglingPercent,
     AllowNewerOrphans,
+    AllowUnreferencedFolder,
+    MaxReferencedDropPercent,
+    AllowOldTransactions,
+    MaxReplicaLag,
+    NotAReference,
     AllowReplica,
     AllowUnversioned,
     AllowUnconditional,
@@ -44,7 +49,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 31] = [
         Self::Bucket,
         Self::Prefix,
         Self::Include,
@@ -64,6 +69,11 @@ impl Setting {
         Self::MaxOrphanPercent,
         Self::MaxDanglingPercent,
         Self::AllowNewerOrphans,
+        Self::AllowUnreferencedFolder,
+        Self::MaxReferencedDropPercent,
+        Self::AllowOldTransactions,
+        Self::MaxReplicaLag,
+        Self::NotAReference,
         Self::AllowReplica,
         Self::AllowUnversioned,
         Self::AllowUnconditional,
@@ -96,6 +106,19 @@ impl Setting {
             Self::MaxOrphanPercent => ("--max-orphan-percent", "SWEEPER_MAX_ORPHAN_PERCENT"),
             Self::MaxDanglingPercent => ("--max-dangling-percent", "SWEEPER_MAX_DANGLING_PERCENT"),
             Self::AllowNewerOrphans => ("--allow-newer-orphans", "SWEEPER_ALLOW_NEWER_ORPHANS"),
+            Self::AllowUnreferencedFolder => (
+                "--allow-unreferenced-folder",
+                "SWEEPER_ALLOW_UNREFERENCED_FOLDER",
+            ),
+            Self::MaxReferencedDropPercent => (
+                "--max-referenced-drop-percent",
+                "SWEEPER_MAX_REFERENCED_DROP_PERCENT",
+            ),
+            Self::AllowOldTransactions => {
+                ("--allow-old-transactions", "SWEEPER_ALLOW_OLD_TRANSACTIONS")
+            }
+            Self::MaxReplicaLag => ("--max-replica-lag", "SWEEPER_MAX_REPLICA_LAG"),
+            Self::NotAReference => ("--not-a-reference", "SWEEPER_NOT_A_REFERENCE"),
             Self::AllowReplica => ("--allow-replica", "SWEEPER_ALLOW_REPLICA"),
             Self::AllowUnversioned => ("--allow-unversioned", "SWEEPER_ALLOW_UNVERSIONED"),
             Self::AllowUnconditional => ("--allow-unconditional", "SWEEPER_ALLOW_UNCONDITIONAL"),
@@ -110,7 +133,12 @@ impl Setting {
     fn is_list(self) -> bool {
         matches!(
             self,
-            Self::Include | Self::Exclude | Self::ReferenceHost | Self::ForeignHost
+            Self::Include
+                | Self::Exclude
+                | Self::ReferenceHost
+                | Self::ForeignHost
+                | Self::AllowUnreferencedFolder
+                | Self::NotAReference
         )
     }
 }

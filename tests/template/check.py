@@ -45,6 +45,11 @@ CONTRACT = {
     "SWEEPER_DRY_RUN",
     "SWEEPER_REPORT",
     "SWEEPER_ALLOW_NEWER_ORPHANS",
+    "SWEEPER_ALLOW_UNREFERENCED_FOLDER",
+    "SWEEPER_MAX_REFERENCED_DROP_PERCENT",
+    "SWEEPER_ALLOW_OLD_TRANSACTIONS",
+    "SWEEPER_MAX_REPLICA_LAG",
+    "SWEEPER_NOT_A_REFERENCE",
     "SWEEPER_ALLOW_REPLICA",
     "SWEEPER_ALLOW_UNVERSIONED",
     "SWEEPER_ALLOW_UNCONDITIONAL",
@@ -247,9 +252,11 @@ def check_function(stack):
     assert not unknown, f"not in the contract: {sorted(unknown)}"
     assert set(environment) == CONTRACT, f"not set: {sorted(CONTRACT - set(environment))}"
     assert environment["SWEEPER_DRY_RUN"] == "true", "the first deployment must be a dry run"
-    for allowed in ("NEWER_ORPHANS", "REPLICA", "UNVERSIONED", "UNCONDITIONAL"):
+    for allowed in ("NEWER_ORPHANS", "OLD_TRANSACTIONS", "REPLICA", "UNVERSIONED", "UNCONDITIONAL"):
         assert environment[f"SWEEPER_ALLOW_{allowed}"] == "false", allowed
     assert environment["SWEEPER_ABORT_UPLOADS"] == "false"
+    for none in ("SWEEPER_ALLOW_UNREFERENCED_FOLDER", "SWEEPER_NOT_A_REFERENCE"):
+        assert environment[none] == "", none
     assert environment["SWEEPER_MIN_AGE"] == "24h"
     assert environment["SWEEPER_REFERENCES"] == "SELECT name FROM images"
     assert environment["SWEEPER_REPORT"] == "s3://<LedgerBucket>/ledger"
@@ -632,6 +639,9 @@ BREAKS = [
     ),
     ('Default: "false"\n    Description: Delete although the bucket', 'Default: "true"\n    Description: X'),
     ('Default: "false"\n    Description: Accept a standby', 'Default: "true"\n    Description: X'),
+    ('Default: "false"\n    Description: Delete although transactions', 'Default: "true"\n    Description: X'),
+    ('Default: ""\n    Description: Folders in which nothing', 'Default: "images/"\n    Description: X'),
+    ('Default: ""\n    Description: Columns whose mentions', 'Default: "public.users.avatar"\n    Description: X'),
     ('Default: "false"\n    Description: Delete although 20', 'Default: "true"\n    Description: X'),
     ('Default: "false"\n    Description: Delete although the storage', 'Default: "true"\n    Description: X'),
     ('Default: "false"\n    Description: Abort multipart', 'Default: "true"\n    Description: X'),
@@ -664,6 +674,7 @@ BREAKS = [
     ("Action: [s3:GetObject, s3:DeleteObject]", "Action: [s3:GetObject, s3:Delete*]"),
     ("Action: [s3:GetObject, s3:DeleteObject]", "Action: [s3:DeleteObject]"),
     ("Action: [s3:ListBucket, s3:ListBucketVersions]", "Action: s3:ListBucket"),
+    ("Resource: !GetAtt LedgerBucket.Arn\n                Condition", "Resource: !Sub ${LedgerBucket.Arn}/*\n                Condition"),
     ("Action: [s3:PutObject, s3:GetObject]", "Action: s3:GetObject"),
     ("${LedgerBucket.Arn}/ledger/*", "${LedgerBucket.Arn}/*"),
     ("Resource: !GetAtt SweeperLogs.Arn", 'Resource: "*"'),
