@@ -2,12 +2,18 @@
 //! no object.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
+use tokio::time::timeout;
 
 use crate::hands::{CheckError, Current, FreshCheck, Look};
 use crate::key::ObjectKey;
 use crate::plan::Plan;
+
+/// As long as the database itself lets a statement run: a connection that died without a word
+/// must not hold the run for ever.
+const LONGEST_CHECK: Duration = Duration::from_mins(10);
 
 /// Asks the database and the bucket once more about the named dangling references of the
 /// plan, and takes out those that are not. What cannot be looked at stays.
@@ -21,7 +27,12 @@ pub async fn confirm(
     at_once: usize,
 ) -> Result<(), CheckError> {
     let keys: Vec<&ObjectKey> = plan.dangling().iter().collect();
-    let named = check.referenced(&keys).await?;
+    let named = timeout(LONGEST_CHECK, check.referenced(&keys))
+        .await
+        .map_err(|_| CheckError("it took longer than 10 min".into()))??;
+    if named.len() != keys.len() {
+        return Err(CheckError("the check did not answer for every key".into()));
+    }
     let still_named: Vec<ObjectKey> = keys
         .into_iter()
         .zip(named)

@@ -3,11 +3,14 @@
 //! It deletes nothing: the right to delete is tried on a key that does not exist, on a
 //! condition that nothing fulfils.
 
+mod doubts;
+
 use aws_sdk_s3::Client;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::access;
 use crate::chain::chain;
 use crate::guards::{self, Allowances, Ground, Versioning};
 use crate::hands::{Current, FreshCheck as _, Look as _, LookError};
@@ -15,7 +18,7 @@ use crate::key::ObjectKey;
 use crate::ledger::Ledger;
 use crate::listing::{Bookmark, RangeListing};
 use crate::merge::Criteria;
-use crate::postgres::{self, Database, Examination, Order, PrimaryCheck};
+use crate::postgres::{self, DatabaseUrl, Examination, Order, PrimaryCheck};
 use crate::probe::{Probe, probe};
 use crate::retention::Retention;
 use crate::s3::{Bucket, Deleter};
@@ -89,8 +92,8 @@ pub async fn examine(settings: &Settings, client: &Client) -> Vec<Finding> {
     let sample = doctor.listing(&bucket).await;
     doctor.reading(&bucket, sample.first()).await;
     doctor.uploads(&bucket).await;
-    doctor.deleting(bucket).await;
-    doctor.database(&sample).await;
+    doctor.deleting(bucket.clone()).await;
+    doctor.database(&bucket, &sample).await;
     doctor.ledger(client).await;
     doctor.findings
 }
@@ -280,9 +283,9 @@ impl Doctor<'_> {
         }
     }
 
-    async fn database(&mut self, sample: &[ObjectKey]) {
+    async fn database(&mut self, bucket: &Bucket, sample: &[ObjectKey]) {
         let settings = self.settings;
-        let database = Database::new(settings.database_url.clone());
+        let database = access::database(&settings.database);
         let Examination {
             identity,
             version,
@@ -304,22 +307,9 @@ impl Doctor<'_> {
                 "this is a standby; a sweep needs the primary",
             );
         }
-        let url = &settings.database_url;
-        match (url.is_local(), encrypted, url.is_unverified()) {
-            (true, ..) => self.note("tls", Verdict::Ok, "the database is on this machine"),
-            (false, true, false) => self.note(
-                "tls",
-                Verdict::Ok,
-                "the connection is encrypted and the server's certificate verified",
-            ),
-            (false, encrypted, _) => {
-                let state = if encrypted {
-                    "encrypted, but the server's certificate is not verified"
-                } else {
-                    "not encrypted"
-                };
-                self.note("tls", Verdict::Warning, format!("the connection is {state}: use sslmode=verify-full (with sslrootcert= for a private authority)"));
-            }
+        match database.url().await {
+            Ok(url) => self.encryption(&url, encrypted),
+            Err(error) => return self.note("database", Verdict::Problem, chain(&error)),
         }
         match order {
             Order::Index => self.note(
@@ -334,14 +324,21 @@ impl Doctor<'_> {
                 self.note("order", Verdict::Warning, format!("the names are sorted in each run; on a large table this spares it: {remedy}"));
             }
         }
+        self.role(&database).await;
+        self.state(&database).await;
         let mut check = PrimaryCheck::new(
-            database,
+            database.clone(),
             settings.references.clone(),
             settings.rules.clone(),
             identity,
         );
         let keys: Vec<&ObjectKey> = sample.iter().collect();
-        match check.referenced(&keys).await {
+        let named = check.referenced(&keys).await;
+        let unnamed = named
+            .as_ref()
+            .ok()
+            .map(|named| doubts::unnamed(&keys, named));
+        match named {
             Err(error) => self.note("fresh check", Verdict::Problem, chain(&error)),
             Ok(_) if keys.is_empty() => {}
             Ok(named) => {
@@ -367,6 +364,28 @@ impl Doctor<'_> {
                     Some(collation) => self.note("fresh check", Verdict::Ok, format!("an index in {collation} serves it")),
                     None => self.note("fresh check", Verdict::Warning, "no index serves it: all names are read once more for each window of batches"),
                 }
+            }
+        }
+        if let Some(unnamed) = unnamed {
+            self.forgotten(&database, bucket, &unnamed).await;
+        }
+    }
+
+    fn encryption(&mut self, url: &DatabaseUrl, encrypted: bool) {
+        match (url.is_local(), encrypted, url.is_unverified()) {
+            (true, ..) => self.note("tls", Verdict::Ok, "the database is on this machine"),
+            (false, true, false) => self.note(
+                "tls",
+                Verdict::Ok,
+                "the connection is encrypted and the server's certificate verified",
+            ),
+            (false, encrypted, _) => {
+                let state = if encrypted {
+                    "encrypted, but the server's certificate is not verified"
+                } else {
+                    "not encrypted"
+                };
+                self.note("tls", Verdict::Warning, format!("the connection is {state}: use sslmode=verify-full (with --database-ca for a private authority)"));
             }
         }
     }

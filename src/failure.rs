@@ -4,7 +4,8 @@ use std::error::Error as StdError;
 
 use thiserror::Error;
 
-use crate::hands::{CheckError, RecordError, SnapshotError};
+use crate::discovery::DiscoveryError;
+use crate::hands::{CheckError, RecallError, RecordError, SnapshotError};
 use crate::judge::JudgeError;
 use crate::mark::MarkError;
 use crate::s3::BucketError;
@@ -23,6 +24,9 @@ pub enum RunError {
     /// The ledger, or the temporary folder in which a plan waits to be written there.
     #[error("what happens could not be written down")]
     Ledger(#[source] Box<dyn StdError + Send + Sync>),
+    /// The ledger, read back.
+    #[error("what the last run wrote down could not be read")]
+    Recall(#[from] RecallError),
     /// A fault of this program.
     #[error("the counts of the run contradict each other; nothing else can be trusted either")]
     Sums(#[from] SumError),
@@ -35,7 +39,7 @@ impl RunError {
         match self {
             Self::Database(_) => "Database",
             Self::Storage(_) => "Storage",
-            Self::Ledger(_) => "Ledger",
+            Self::Ledger(_) | Self::Recall(_) => "Ledger",
             Self::Sums(_) => "Internal",
         }
     }
@@ -49,6 +53,12 @@ impl From<SnapshotError> for RunError {
 
 impl From<CheckError> for RunError {
     fn from(error: CheckError) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl From<DiscoveryError> for RunError {
+    fn from(error: DiscoveryError) -> Self {
         Self::Database(error.into())
     }
 }

@@ -1,6 +1,13 @@
 //! The guards: checks on the whole plan before the first deletion. Each no names the
 //! figure, the limit, examples, and the way on.
 
+mod doubt;
+
+pub use doubt::{
+    DROPPED, DatabaseState, Doubts, OpenTransaction, forgotten_references, old_transactions,
+    referenced_drop, replica_lag, too_many_folders,
+};
+
 use std::time::Duration;
 
 use jiff::Timestamp;

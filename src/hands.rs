@@ -4,17 +4,22 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::future::ready;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use uuid::Uuid;
 
-use crate::key::ObjectKey;
-use crate::manifest::{Header, Spool};
+use crate::guards::DatabaseState;
+use crate::key::{ObjectKey, Prefix};
+use crate::manifest::{Header, Spool, sha256};
 use crate::object::{ETag, Orphan, Outcome};
 use crate::reconcile::BatchAnswer;
 use crate::summary::Summary;
+use crate::turn::{Alone, Turn};
 
 /// What S3 holds under a key now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,6 +141,12 @@ pub trait ReferenceSnapshot: Send {
     /// Which database answers.
     fn identity(&self) -> &Identity;
 
+    /// What was seen of the database before the snapshot was taken: a transaction that was
+    /// open then and is not told of may have committed in between, unseen.
+    fn state(&self) -> DatabaseState {
+        DatabaseState::default()
+    }
+
     /// Every name: in byte order, or as it comes.
     fn names(
         &mut self,
@@ -170,6 +181,58 @@ pub struct RecordError {
     pub source: Box<dyn StdError + Send + Sync>,
 }
 
+/// The ledger could not be read.
+#[derive(Debug, Error)]
+#[error("the ledger could not be read: {context}")]
+pub struct RecallError {
+    /// What was read where.
+    pub context: String,
+    /// Why it failed.
+    pub source: Box<dyn StdError + Send + Sync>,
+}
+
+/// Runs that can be compared: of one scope, by one query. How names become keys is no part of
+/// it, so that a change which makes them miss is noticed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Series {
+    /// The bucket.
+    pub bucket: String,
+    /// The prefix.
+    pub prefix: Prefix,
+    /// The including globs.
+    pub include: Vec<String>,
+    /// The excluding globs.
+    pub exclude: Vec<String>,
+    /// The query's SHA-256, in hexadecimal.
+    pub references_sha256: String,
+}
+
+impl Series {
+    /// A name for files: equal for equal series only.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        // The debug form quotes and escapes each text, so that none can run into the next.
+        sha256(&format!("{self:?}"))
+    }
+}
+
+/// What is remembered of the last good run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Latest {
+    /// The run.
+    pub run_id: Uuid,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// How many objects were referenced.
+    pub referenced: u64,
+    /// How many orphans have been looked for in the whole database so far.
+    pub searched: u64,
+    /// Keys that S3 refused to delete, as far as they are remembered.
+    pub failed: Vec<ObjectKey>,
+}
+
 /// Who writes down what became of each batch.
 pub trait Record {
     /// Writes one batch's outcomes; `batch` counts from 0.
@@ -185,12 +248,46 @@ pub trait Journal: Record {
     /// Where the run is written down, as people write it.
     fn location(&self) -> String;
 
+    /// Asks for this run's turn at the bucket and prefix. It has it where nobody else writes
+    /// down.
+    fn turn(
+        &self,
+        bucket: &str,
+        prefix: &Prefix,
+    ) -> impl Future<Output = Result<Turn, RecordError>> + Send {
+        let _ = (bucket, prefix);
+        std::future::ready(Ok(Turn::Ours(Box::new(Alone))))
+    }
+
     /// Writes the manifest, before anything is deleted.
     fn plan(
         &self,
         header: &Header,
         spool: &Spool,
     ) -> impl Future<Output = Result<(), RecordError>> + Send;
+
+    /// Writes the orphans that are held back: no manifest holds them.
+    fn held_back(&self, _orphans: &Spool) -> impl Future<Output = Result<(), RecordError>> + Send {
+        ready(Ok(()))
+    }
+
+    /// The last good run, if one was kept. (A journal that keeps none makes each run a first
+    /// one.)
+    fn latest(
+        &self,
+        _series: &Series,
+    ) -> impl Future<Output = Result<Option<Latest>, RecallError>> + Send {
+        ready(Ok(None))
+    }
+
+    /// Keeps a good run for the next one.
+    fn keep_latest(
+        &self,
+        _series: &Series,
+        _latest: &Latest,
+    ) -> impl Future<Output = Result<(), RecordError>> + Send {
+        ready(Ok(()))
+    }
 
     /// Writes the references that have no object.
     fn dangling(&self, keys: &[ObjectKey]) -> impl Future<Output = Result<(), RecordError>> + Send;

@@ -2,12 +2,18 @@
 //!
 //! ```text
 //! runs/<run id>/plan.jsonl             the manifest, before the first batch is sent
+//! runs/<run id>/held_back.jsonl        orphans of folders without a reference, if there are any
 //! runs/<run id>/dangling.jsonl         references without an object, if there are any
 //! runs/<run id>/outcomes/<batch>.json  what became of each orphan, after its batch
 //! runs/<run id>/summary.json           the answer
 //! runs/<run id>/restored/<id>.json     what a restoration gave back, if there was one
+//! runs/latest/<scope>.json             the last good run of a scope
+//! locks/<bucket and prefix>.json       whose turn it is
 //! ```
 //! Run ids are `UUIDv7`, so the folders sort by time.
+
+mod latest;
+mod lock;
 
 use std::error::Error;
 use std::io::{self, Write as _};
@@ -18,7 +24,7 @@ use serde::Serialize;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
 
-use crate::hands::{Journal, Record, RecordError};
+use crate::hands::{Journal, Latest, RecallError, Record, RecordError, Series};
 use crate::key::{ObjectKey, Prefix};
 use crate::manifest::{Header, Spool};
 use crate::object::{Orphan, Outcome};
@@ -26,6 +32,7 @@ use crate::restore::Restoration;
 use crate::s3;
 use crate::settings::ReportLocation;
 use crate::summary::Summary;
+use crate::turn::Turn;
 
 /// The ledger of one run.
 #[derive(Debug, Clone)]
@@ -233,6 +240,10 @@ impl Journal for Ledger {
         self.place_of("")
     }
 
+    async fn turn(&self, bucket: &str, prefix: &Prefix) -> Result<Turn, RecordError> {
+        self.claim(bucket, prefix).await
+    }
+
     async fn plan(&self, header: &Header, spool: &Spool) -> Result<(), RecordError> {
         const FILE: &str = "plan.jsonl";
         let write = |mut file: NamedTempFile| {
@@ -261,6 +272,18 @@ impl Journal for Ledger {
                     .map_err(|error| self.failed(FILE, error))
             }
         }
+    }
+
+    async fn held_back(&self, orphans: &Spool) -> Result<(), RecordError> {
+        self.write_held_back(orphans).await
+    }
+
+    async fn latest(&self, series: &Series) -> Result<Option<Latest>, RecallError> {
+        self.read_latest(series).await
+    }
+
+    async fn keep_latest(&self, series: &Series, latest: &Latest) -> Result<(), RecordError> {
+        self.write_latest(series, latest).await
     }
 
     async fn dangling(&self, keys: &[ObjectKey]) -> Result<(), RecordError> {

@@ -43,11 +43,14 @@
 //! | 8 | `a_dry_run_writes_nothing_but_its_ledger_and_plans_what_the_sweep_does` |
 //! | 9 | `two_sweeps_at_once_do_no_harm`, `killed_anywhere_the_next_run_completes_the_work` |
 //! | 10 | `another_reference_never_adds_an_orphan` |
+//! | 1 to 9 | `tests/simulation`: 20,000 histories of faults, crashes and people, an oracle at each deletion |
 //!
-//! What is left: an application that points a *new* row at an *old* key, between the fresh
-//! check and the deletion some milliseconds later, loses that object. Never reuse keys, and
-//! keep versions: then [`recheck`](mod@recheck) notices it after the sweep, and
-//! [`restore`](mod@restore) brings it back (`tests/recheck.rs`, `tests/restore.rs`).
+//! What is left, and all that the simulation finds: an application that points a *new* row at
+//! an *old* key, between the fresh check and the deletion some milliseconds later, loses that
+//! object; and one that uploads the *same bytes* to an old key again, between its page and the
+//! deletion less than a minute later. Never reuse keys, and keep versions: then
+//! [`recheck`](mod@recheck) notices it after the sweep, and [`restore`](mod@restore) brings it
+//! back (`tests/recheck.rs`, `tests/restore.rs`).
 //!
 //! # The five steps
 //!
@@ -70,20 +73,24 @@
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`], [`retention`], [`chain`](mod@chain) | nothing |
-//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`manifest`], [`plan`], [`guards`], [`review`], [`reconcile`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`sweep`](mod@sweep), [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`restore`](mod@restore), [`uploads`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
-//! | adapters | [`s3`], [`postgres`], [`ledger`], [`archive`] | one world each |
-//! | composition | [`settings`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), [`doctor`] | both worlds |
+//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`folders`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`review`], [`reconcile`], [`metrics`] | the words |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`restore`](mod@restore), [`uploads`], [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
+//! | adapters | [`s3`], [`postgres`], [`ledger`], [`archive`], [`aws`] | one world each |
+//! | composition | [`settings`], [`access`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
 //!
 //! [`upload`] is the service's side: where orphans come from.
 
+pub mod access;
 pub mod archive;
+pub mod aws;
 pub mod chain;
 pub mod dangling;
+pub mod discovery;
 pub mod doctor;
 pub mod event;
 pub mod failure;
+pub mod folders;
 pub mod guards;
 pub mod hands;
 pub mod judge;
@@ -93,6 +100,7 @@ pub mod listing;
 pub mod manifest;
 pub mod mark;
 pub mod merge;
+pub mod metrics;
 pub mod names;
 pub mod object;
 pub mod plan;
@@ -102,6 +110,7 @@ pub mod progress;
 pub mod recheck;
 pub mod reconcile;
 pub mod references;
+pub mod remember;
 pub mod restore;
 pub mod retention;
 pub mod review;
@@ -114,6 +123,8 @@ pub mod sorting;
 pub mod stop;
 pub mod summary;
 pub mod sweep;
+mod throttle;
+pub mod turn;
 pub mod undelete;
 pub mod undo;
 pub mod upload;

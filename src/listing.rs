@@ -155,6 +155,7 @@ pub struct RangeListing<'run, P> {
 pub struct Bookmark {
     range: KeyRange,
     start: PageStart,
+    empty_pages: u32,
 }
 
 impl Default for Bookmark {
@@ -170,6 +171,7 @@ impl Bookmark {
         Self {
             start: PageStart::After(range.after.clone()),
             range,
+            empty_pages: 0,
         }
     }
 }
@@ -177,13 +179,18 @@ impl Bookmark {
 impl<'run, P: Pages> RangeListing<'run, P> {
     /// The listing from the bookmark on.
     #[must_use]
-    pub fn resume(pages: &'run P, Bookmark { range, start }: Bookmark) -> Self {
+    pub fn resume(pages: &'run P, bookmark: Bookmark) -> Self {
+        let Bookmark {
+            range,
+            start,
+            empty_pages,
+        } = bookmark;
         Self {
             pages,
             range,
             start,
             listed: 0,
-            empty_pages: 0,
+            empty_pages,
             finished: false,
         }
     }
@@ -262,6 +269,7 @@ impl<'run, P: Pages> RangeListing<'run, P> {
         Bookmark {
             range: self.range,
             start: self.start,
+            empty_pages: self.empty_pages,
         }
     }
 }

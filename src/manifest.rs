@@ -218,6 +218,14 @@ impl Spool {
     pub fn write_manifest(&self, header: &Header, to: &mut impl Write) -> io::Result<()> {
         serde_json::to_writer(&mut *to, header)?;
         to.write_all(b"\n")?;
+        self.write_lines(to)
+    }
+
+    /// Writes every line.
+    ///
+    /// # Errors
+    /// Reading or writing.
+    pub fn write_lines(&self, to: &mut impl Write) -> io::Result<()> {
         io::copy(&mut BufReader::new(self.file.reopen()?), to)?;
         to.flush()
     }

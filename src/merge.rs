@@ -12,6 +12,7 @@ use std::cmp::Ordering;
 
 use jiff::Timestamp;
 
+use crate::folders::FolderRuns;
 use crate::key::ObjectKey;
 use crate::object::{ETag, ListedObject, Orphan};
 use crate::references::{Chunk, ReferenceKind};
@@ -38,6 +39,8 @@ pub struct Findings {
     pub dangling: Vec<ObjectKey>,
     /// When the newest referenced object was written.
     pub newest_referenced: Option<Timestamp>,
+    /// How many referenced objects and orphans lie in which folder, in key order.
+    pub folders: FolderRuns,
 }
 
 /// A merge under way. Its input's order is the caller's to assert: the listing's in
@@ -70,6 +73,7 @@ impl<'run> Merge<'run> {
             counts.out_of_scope += 1;
         } else if named {
             counts.referenced += 1;
+            self.findings.folders.referenced(object.key);
             self.findings.newest_referenced =
                 self.findings.newest_referenced.max(object.last_modified);
         } else if let Some(last_modified) =
@@ -77,6 +81,7 @@ impl<'run> Merge<'run> {
         {
             counts.orphans += 1;
             counts.orphan_bytes += object.size;
+            self.findings.folders.orphan(object.key);
             self.findings.orphans.push(Orphan {
                 key: ObjectKey::new(object.key),
                 etag: ETag::new(object.etag),

@@ -148,7 +148,7 @@ const SHOWN_CHARS: usize = 200;
 
 /// A name as an error may show it: no query (it may be signed), no user, no control
 /// characters, not too long.
-fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     let bare = name.split(['?', '#']).next().unwrap_or_default();
     let bare = match bare.split_once("://") {
         Some((scheme, rest)) => {

@@ -3,11 +3,14 @@
 //! Only an [`ApprovedPlan`] can be swept, and only the guards can make one.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BinaryHeap, HashSet};
+use std::hash::{Hash as _, Hasher as _};
 use std::io;
 
 use jiff::Timestamp;
 
+use crate::folders::{FolderWatch, Folders, HeldFolder, Holding};
 use crate::guards::{self, Figures, Limits};
 use crate::key::ObjectKey;
 use crate::manifest::{Spool, SpoolReader, SpoolWriter};
@@ -19,6 +22,9 @@ use crate::summary::{Counts, Refusal};
 /// How many dangling references are confirmed and named; the rest is counted.
 pub const MAX_NAMED_DANGLING: usize = 1_000;
 
+/// How many orphans are looked for in the whole database.
+pub const SAMPLE: usize = 50;
+
 /// A plan in the making.
 #[derive(Debug)]
 pub struct PlanBuilder {
@@ -28,11 +34,15 @@ pub struct PlanBuilder {
     newest_referenced: Option<Timestamp>,
     newest_orphans: BinaryHeap<Reverse<(Timestamp, ObjectKey)>>,
     examples: Vec<ObjectKey>,
-    oldest: Oldest,
+    sample: Sample,
+    folders: Option<FolderWatch>,
+    max_delete: Option<u64>,
+    last: HashSet<ObjectKey>,
 }
 
 impl PlanBuilder {
-    /// An empty plan, of which at most the `max_delete` oldest orphans will be swept.
+    /// An empty plan, of which at most the `max_delete` oldest orphans will be swept. It
+    /// holds back no folder: that is [`PlanBuilder::within`]'s.
     ///
     /// # Errors
     /// The temporary folder cannot be written to.
@@ -44,11 +54,30 @@ impl PlanBuilder {
             newest_referenced: None,
             newest_orphans: BinaryHeap::new(),
             examples: Vec::new(),
-            oldest: Oldest {
-                max: max_delete,
-                heap: BinaryHeap::new(),
-            },
+            sample: Sample::default(),
+            folders: None,
+            max_delete,
+            last: HashSet::new(),
         })
+    }
+
+    /// Holds back the orphans of folders below this one that have no reference, but for
+    /// those that a person allowed to have none.
+    #[must_use]
+    pub fn within(self, root: &str, allowed: Folders) -> Self {
+        Self {
+            folders: Some(FolderWatch::new(root, allowed)),
+            ..self
+        }
+    }
+
+    /// Chooses these keys after all others when not all may be deleted.
+    #[must_use]
+    pub fn choosing_last(self, keys: impl IntoIterator<Item = ObjectKey>) -> Self {
+        Self {
+            last: keys.into_iter().collect(),
+            ..self
+        }
     }
 
     /// What was counted so far.
@@ -72,7 +101,12 @@ impl PlanBuilder {
             if self.newest_orphans.len() > guards::NEWER_ORPHANS {
                 self.newest_orphans.pop();
             }
-            self.oldest.add(orphan);
+            self.sample.add(orphan.key);
+        }
+        if let Some(folders) = &mut self.folders {
+            for run in findings.folders.iter() {
+                folders.add(run);
+            }
         }
         let room = MAX_NAMED_DANGLING - self.dangling.len();
         self.dangling
@@ -87,8 +121,15 @@ impl PlanBuilder {
     /// # Errors
     /// The temporary folder is full.
     pub fn finish(self) -> io::Result<Plan> {
+        let holding = self.folders.map(FolderWatch::finish).unwrap_or_default();
+        let (spool, held) = divide(self.spool.finish()?, &holding)?;
+        let chosen = match self.max_delete {
+            None => Chosen::All,
+            Some(max) => choose(&spool, max, self.last)?,
+        };
         Ok(Plan {
-            spool: self.spool.finish()?,
+            spool,
+            held,
             counts: self.counts,
             dangling: self.dangling,
             newest_referenced: self.newest_referenced,
@@ -98,44 +139,85 @@ impl PlanBuilder {
                 .map(|Reverse(orphan)| orphan)
                 .collect(),
             examples: self.examples,
-            last_chosen: self.oldest.last_chosen(),
+            sample: self.sample.keys(),
+            refusals: guards::too_many_folders(&holding).into_iter().collect(),
+            held_folders: holding.folders,
+            chosen,
         })
     }
 }
 
-/// The oldest orphans, as many as may be deleted.
-#[derive(Debug)]
-struct Oldest {
-    max: Option<u64>,
-    heap: BinaryHeap<(Timestamp, ObjectKey)>,
+/// Puts what is held back into a spool of its own: which folders hold their orphans back is
+/// only known at the end.
+fn divide(all: Spool, holding: &Holding) -> io::Result<(Spool, Spool)> {
+    let mut held = SpoolWriter::new()?;
+    if holding.is_empty() && holding.more == 0 {
+        return Ok((all, held.finish()?));
+    }
+    let mut rest = SpoolWriter::new()?;
+    let mut orphans = all.orphans()?;
+    while let Some(orphan) = orphans.next_orphan()? {
+        if holding.holds(orphan.key.as_str()) {
+            held.push(&orphan)?;
+        } else {
+            rest.push(&orphan)?;
+        }
+    }
+    Ok((rest.finish()?, held.finish()?))
 }
 
-impl Oldest {
-    fn add(&mut self, orphan: Orphan) {
-        let Some(max) = self.max else { return };
-        self.heap.push((orphan.last_modified, orphan.key));
-        if self.heap.len() as u64 > max {
-            self.heap.pop();
+/// Keys from all over the plan, the same ones for the same keys: those that a fixed hash puts
+/// first.
+#[derive(Debug, Default)]
+struct Sample(BinaryHeap<(u64, ObjectKey)>);
+
+impl Sample {
+    fn add(&mut self, key: ObjectKey) {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let place = hasher.finish();
+        if self.0.len() < SAMPLE {
+            self.0.push((place, key));
+        } else if let Some(mut greatest) = self.0.peek_mut()
+            && place < greatest.0
+        {
+            *greatest = (place, key);
         }
     }
 
-    fn last_chosen(mut self) -> Chosen {
-        match self.max {
-            None => Chosen::All,
-            Some(_) => self
-                .heap
-                .pop()
-                .map_or(Chosen::None, |last| Chosen::UpTo(last.0, last.1)),
-        }
+    fn keys(self) -> Vec<ObjectKey> {
+        let mut keys: Vec<ObjectKey> = self.0.into_iter().map(|(_, key)| key).collect();
+        keys.sort();
+        keys
     }
 }
 
-/// Which orphans of a plan are swept, by age and then by key.
+/// What decides which orphans are swept when not all may be: those that failed the last time
+/// go last, or a few that cannot be deleted would starve the rest; then by age, then by key.
+type Rank = (bool, Timestamp, ObjectKey);
+
+/// Chooses at most `max` orphans.
+fn choose(spool: &Spool, max: u64, last: HashSet<ObjectKey>) -> io::Result<Chosen> {
+    let mut heap: BinaryHeap<Rank> = BinaryHeap::new();
+    let mut orphans = spool.orphans()?;
+    while let Some(orphan) = orphans.next_orphan()? {
+        let is_last = last.contains(&orphan.key);
+        heap.push((is_last, orphan.last_modified, orphan.key));
+        if heap.len() as u64 > max {
+            heap.pop();
+        }
+    }
+    Ok(heap
+        .pop()
+        .map_or(Chosen::None, |rank| Chosen::UpTo(rank, last)))
+}
+
+/// Which orphans of a plan are swept.
 #[derive(Debug)]
 enum Chosen {
     All,
     None,
-    UpTo(Timestamp, ObjectKey),
+    UpTo(Rank, HashSet<ObjectKey>),
 }
 
 impl Chosen {
@@ -143,7 +225,13 @@ impl Chosen {
         match self {
             Self::All => true,
             Self::None => false,
-            Self::UpTo(at, key) => (&orphan.last_modified, &orphan.key) <= (at, key),
+            Self::UpTo((is_last, at, key), last) => {
+                (
+                    &last.contains(&orphan.key),
+                    &orphan.last_modified,
+                    &orphan.key,
+                ) <= (is_last, at, key)
+            }
         }
     }
 }
@@ -151,14 +239,21 @@ impl Chosen {
 /// Every orphan of the scope, not yet approved.
 #[derive(Debug)]
 pub struct Plan {
+    /// What may be swept.
     spool: Spool,
+    /// What is held back.
+    held: Spool,
+    held_folders: Vec<HeldFolder>,
     counts: Counts,
     /// The first references without an object, at most [`MAX_NAMED_DANGLING`].
     dangling: Vec<ObjectKey>,
     newest_referenced: Option<Timestamp>,
     newest_orphans: Vec<(Timestamp, ObjectKey)>,
     examples: Vec<ObjectKey>,
-    last_chosen: Chosen,
+    sample: Vec<ObjectKey>,
+    /// What others than [`guards::judge`] say against it.
+    refusals: Vec<Refusal>,
+    chosen: Chosen,
 }
 
 impl Plan {
@@ -168,10 +263,39 @@ impl Plan {
         self.counts
     }
 
-    /// The orphans.
+    /// The orphans that may be swept.
     #[must_use]
     pub fn spool(&self) -> &Spool {
         &self.spool
+    }
+
+    /// The orphans that are held back.
+    #[must_use]
+    pub fn held_back(&self) -> &Spool {
+        &self.held
+    }
+
+    /// The folders that hold their orphans back.
+    #[must_use]
+    pub fn held_folders(&self) -> &[HeldFolder] {
+        &self.held_folders
+    }
+
+    /// Some orphans from all over the plan, those that are held back among them.
+    #[must_use]
+    pub fn sample(&self) -> &[ObjectKey] {
+        &self.sample
+    }
+
+    /// Some orphans, to be named.
+    #[must_use]
+    pub fn examples(&self) -> &[ObjectKey] {
+        &self.examples
+    }
+
+    /// Adds a guard's no: the plan will not be approved.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        self.refusals.push(refusal);
     }
 
     /// The references that have no object, as far as they are named.
@@ -197,13 +321,17 @@ impl Plan {
     /// What the guards say: every no.
     #[must_use]
     pub fn refusals(&self, limits: &Limits) -> Vec<Refusal> {
-        guards::judge(&self.figures(), limits)
+        let mut refusals = guards::judge(&self.figures(), limits);
+        refusals.extend(self.refusals.iter().cloned());
+        refusals
     }
 
     /// What the guards on a reviewed manifest say: every no.
     #[must_use]
     pub fn reviewed_refusals(&self) -> Vec<Refusal> {
-        review::judge(&self.figures())
+        let mut refusals = review::judge(&self.figures());
+        refusals.extend(self.refusals.iter().cloned());
+        refusals
     }
 
     fn figures(&self) -> Figures<'_> {
@@ -265,7 +393,7 @@ impl ApprovedPlan {
     pub fn batches(&self) -> io::Result<Batches<'_>> {
         Ok(Batches {
             orphans: self.0.spool.orphans()?,
-            chosen: &self.0.last_chosen,
+            chosen: &self.0.chosen,
         })
     }
 }
@@ -319,14 +447,16 @@ mod tests {
     use super::*;
     use crate::object::ETag;
 
-    fn plan(ages: &[i64], max_delete: Option<u64>) -> ApprovedPlan {
+    fn plan(ages: &[i64], max_delete: Option<u64>, last: &[ObjectKey]) -> ApprovedPlan {
         let orphans = ages.iter().enumerate().map(|(index, &age)| Orphan {
             key: ObjectKey::new(format!("{index:04}")),
             etag: ETag::new("\"e\""),
             size: 1,
             last_modified: Timestamp::from_second(age).unwrap(),
         });
-        let mut builder = PlanBuilder::new(max_delete).unwrap();
+        let mut builder = PlanBuilder::new(max_delete)
+            .unwrap()
+            .choosing_last(last.iter().cloned());
         builder
             .add(Findings {
                 orphans: orphans.collect(),
@@ -338,12 +468,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_oldest_go_first_and_the_rest_is_passed_over(
+        fn the_oldest_go_first_those_that_failed_last_and_the_rest_is_passed_over(
             ages in proptest::collection::vec(0_i64..6, 0..40),
             max_delete in proptest::option::of(0_u64..45),
             size in 1_usize..9,
+            failed in proptest::collection::btree_set(0_usize..40, 0..10),
         ) {
-            let plan = plan(&ages, max_delete);
+            let last: Vec<ObjectKey> = failed.iter().map(|index| ObjectKey::new(format!("{index:04}"))).collect();
+            let plan = plan(&ages, max_delete, &last);
             let mut batches = plan.batches().unwrap();
             let (mut chosen, mut passed_over) = (Vec::new(), 0);
             while let Some(batch) = batches.next_batch(size).unwrap() {
@@ -355,11 +487,53 @@ mod tests {
             prop_assert_eq!(chosen.len(), room);
             prop_assert_eq!(chosen.len() as u64 + passed_over, ages.len() as u64);
             prop_assert_eq!(batches.left(), 0);
-            let mut by_age: Vec<(i64, String)> = ages.iter().enumerate().map(|(index, &age)| (age, format!("{index:04}"))).collect();
+            let mut by_age: Vec<(bool, i64, String)> = ages.iter().enumerate().map(|(index, &age)| (failed.contains(&index), age, format!("{index:04}"))).collect();
             by_age.sort();
-            let mut expected: Vec<String> = by_age.into_iter().take(room).map(|(_, key)| key).collect();
+            let mut expected: Vec<String> = by_age.into_iter().take(room).map(|(_, _, key)| key).collect();
             expected.sort();
             prop_assert_eq!(chosen.iter().map(|orphan| orphan.key.as_str().to_owned()).collect::<Vec<_>>(), expected);
         }
+    }
+
+    #[test]
+    fn what_is_held_back_is_in_no_batch_and_takes_no_place_of_what_may_be_deleted() {
+        let orphan = |folder: &str, index: u64, age: i64| Orphan {
+            key: ObjectKey::new(format!("{folder}{index:02}")),
+            etag: ETag::new("\"e\""),
+            size: 1,
+            last_modified: Timestamp::from_second(age).unwrap(),
+        };
+        let mut findings = Findings::default();
+        for index in 0..25 {
+            findings.orphans.push(orphan("avatars/", index, 1));
+        }
+        for index in 0..30 {
+            findings.orphans.push(orphan("images/", index, 2));
+        }
+        for orphan in &findings.orphans {
+            findings.folders.orphan(orphan.key.as_str());
+        }
+        findings.folders.referenced("images/kept");
+        let mut builder = PlanBuilder::new(Some(10))
+            .unwrap()
+            .within("", Folders::default());
+        builder.add(findings).unwrap();
+        let plan = builder.finish().unwrap();
+        assert_eq!((plan.spool().len(), plan.held_back().len()), (30, 25));
+        assert_eq!(plan.held_folders().len(), 1);
+        assert_eq!(plan.held_folders()[0].folder.as_str(), "avatars/");
+        assert_eq!(plan.held_folders()[0].orphans, 25);
+        assert_eq!(plan.sample().len(), SAMPLE);
+        let in_avatars = |key: &&ObjectKey| key.as_str().starts_with("avatars/");
+        assert!(plan.sample().iter().any(|key| in_avatars(&key)));
+        let approved = ApprovedPlan(plan);
+        let batch = approved
+            .batches()
+            .unwrap()
+            .next_batch(100)
+            .unwrap()
+            .unwrap();
+        assert_eq!((batch.orphans.len(), batch.passed_over), (10, 20));
+        assert!(!batch.orphans.iter().any(|orphan| in_avatars(&&orphan.key)));
     }
 }

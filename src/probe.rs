@@ -1,5 +1,7 @@
 //! Whether the storage honours the condition that protects an object uploaded again.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -7,6 +9,9 @@ use crate::hands::{BatchFault, Delete};
 use crate::key::{ObjectKey, Prefix};
 use crate::object::{ETag, Orphan, Outcome};
 use crate::reconcile::{BatchAnswer, Word, reconcile};
+
+/// After a pause as long as this the storage is not asked again.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// What a try at a deletion that cannot delete anything showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,12 +49,32 @@ pub async fn probe(delete: &impl Delete, prefix: &Prefix) -> Probe {
         last_modified: Timestamp::UNIX_EPOCH,
     };
     let asked = std::slice::from_ref(&nothing);
-    match shown(&nothing, delete.delete_batch(asked).await) {
-        Probe::Ignored => match shown(&nothing, delete.delete_alone(&nothing).await) {
+    let together = patiently(async || delete.delete_batch(asked).await).await;
+    match shown(&nothing, together) {
+        Probe::Ignored => match shown(
+            &nothing,
+            patiently(async || delete.delete_alone(&nothing).await).await,
+        ) {
             Probe::Honoured => Probe::Unclear,
             alone => alone,
         },
         together => together,
+    }
+}
+
+/// Asks again while S3 asks to slow down, for some ten seconds.
+async fn patiently(
+    ask: impl AsyncFn() -> Result<BatchAnswer, BatchFault>,
+) -> Result<BatchAnswer, BatchFault> {
+    let mut pause = Duration::from_millis(200);
+    loop {
+        match ask().await {
+            Err(BatchFault::Throttled { .. }) if pause < MAX_PAUSE => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            answer => return answer,
+        }
     }
 }
 

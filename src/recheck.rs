@@ -49,7 +49,7 @@ struct Deletion {
 
 /// Remembers what was deleted, in a temporary file, while it is written down elsewhere.
 #[derive(Debug)]
-pub struct Remembering<'run, R> {
+pub struct RememberingDeleted<'run, R> {
     record: &'run R,
     deleted: Mutex<Deleted>,
 }
@@ -63,7 +63,7 @@ pub struct Deleted {
     recoverable_bytes: u64,
 }
 
-impl<'run, R> Remembering<'run, R> {
+impl<'run, R> RememberingDeleted<'run, R> {
     /// Nothing yet; all is also written down by `record`.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ fn is_undoable(marker: &str) -> bool {
     marker != "null"
 }
 
-impl<R: Record + Sync> Record for Remembering<'_, R> {
+impl<R: Record + Sync> Record for RememberingDeleted<'_, R> {
     async fn outcomes(&self, batch: u64, settled: &[(Orphan, Outcome)]) -> Result<(), RecordError> {
         let remembered = self.remember(settled).map_err(|error| RecordError {
             context: "in the temporary folder".to_owned(),

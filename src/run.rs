@@ -2,12 +2,14 @@
 //! worlds.
 
 mod apply;
+mod doubt;
 mod leftovers;
 
 use std::io;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use doubt::Doubted;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -15,8 +17,11 @@ use uuid::Uuid;
 use crate::chain::chain;
 use crate::dangling;
 use crate::failure::RunError;
+use crate::folders::HeldFolder;
 use crate::guards::{self, Ground};
-use crate::hands::{Delete, FreshCheck, Identity, Journal, Look, Record, ReferenceSnapshot};
+use crate::hands::{
+    Delete, FreshCheck, Identity, Journal, Latest, Look, Record, ReferenceSnapshot, Series,
+};
 use crate::judge::judge;
 use crate::listing::Pages;
 use crate::manifest::{self, Header, sha256};
@@ -25,20 +30,15 @@ use crate::merge::Criteria;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
 use crate::probe::{Probe, probe};
 use crate::progress::Progress;
-use crate::recheck::Remembering;
+use crate::recheck::RememberingDeleted;
+use crate::remember::RememberingFailed;
 use crate::reviewed::Reviewed;
 use crate::settings::Settings;
 use crate::stop::Stop;
 use crate::summary::{Counts, MAX_PROBLEMS, More, Problem, Refusal, Status, SumError, Summary};
-use crate::sweep::{Hands, Judged, MAX_BATCH, Pace, SweepError, sweep};
-use crate::world::{Production, World};
-
-/// References in a range: nine pages' worth, so that the page which straddles a cut, and is
-/// listed twice, stays a small part of the whole.
-const REFERENCES_PER_RANGE: usize = 9_000;
-
-/// Batches behind one fresh check.
-const BATCHES_AT_ONCE: usize = 8;
+use crate::sweep::{Hands, Judged, Pace, SweepError, sweep};
+use crate::turn::{Turn, during};
+use crate::world::{Portions, Production, World};
 
 /// What a run answers with.
 #[derive(Debug)]
@@ -63,7 +63,8 @@ enum End {
 /// Runs once in the world that the settings name. Every error is in the report: a run always
 /// has an answer.
 pub async fn run(settings: &Settings, client: &Client, stop: &Stop, progress: &Progress) -> Report {
-    run_in(&Production::new(settings, client), settings, stop, progress).await
+    let world = Production::new(settings, client);
+    Box::pin(run_in(&world, settings, stop, progress)).await
 }
 
 /// Runs once in this world.
@@ -119,11 +120,14 @@ async fn run_of<W: World>(
         settings,
         stop,
         progress,
+        portions: world.portions(),
         journal: &journal,
         run_id,
         started_at,
         cutoff: None,
         swept: false,
+        held_back: Vec::new(),
+        good: None,
         counts: Counts::default(),
         problems: Vec::new(),
         doubt: false,
@@ -132,11 +136,7 @@ async fn run_of<W: World>(
             ..More::default()
         },
     };
-    let mut ended = match reviewed {
-        // Boxed: the futures are large, and deeply nested.
-        None => Box::pin(run.carry_out(world)).await,
-        Some(reviewed) => Box::pin(run.apply(world, reviewed)).await,
-    };
+    let mut ended = Box::pin(run.in_its_turn(world, reviewed)).await;
     if !run.swept {
         // What was found and not asked about waits for another run.
         run.counts.deferred = run.counts.orphans;
@@ -167,8 +167,25 @@ async fn run_of<W: World>(
         refusal: refusals.first().cloned(),
         errors: run.problems,
         report: journal.location(),
-        more: run.more,
+        more: More {
+            held_back: run.held_back.iter().map(|held| held.orphans).sum(),
+            held_back_folders: run.held_back.iter().take(MAX_PROBLEMS).cloned().collect(),
+            ..run.more
+        },
     };
+    let good = run.good.filter(|_| {
+        matches!(
+            status,
+            Status::Completed | Status::DryRun | Status::Incomplete
+        )
+    });
+    if let Some((series, latest)) = good
+        && let Err(unwritten) = journal.keep_latest(&series, &latest).await
+    {
+        status = Status::Failed;
+        summary.status = status;
+        error = Some(unwritten.into());
+    }
     summary.name(error.as_ref());
     if let Err(unwritten) = journal.summary(&summary).await {
         // The deletions stand as counted; only their record is missing.
@@ -224,6 +241,13 @@ impl Summary {
                 "met a problem"
             );
         }
+        for held in &self.more.held_back_folders {
+            tracing::warn!(
+                folder = %held.folder,
+                orphans = held.orphans,
+                "held back a folder in which nothing is referenced; --allow-unreferenced-folder lets it go"
+            );
+        }
         let counts = &self.counts;
         tracing::info!(
             run_id = %self.run_id,
@@ -231,6 +255,7 @@ impl Summary {
             objects_listed = counts.listed,
             orphans = counts.orphans,
             deleted = counts.deleted,
+            held_back = self.more.held_back,
             dangling = counts.dangling,
             duration_ms = self.duration_ms,
             "ended the run"
@@ -244,12 +269,17 @@ struct Run<'run, J> {
     settings: &'run Settings,
     stop: &'run Stop,
     progress: &'run Progress,
+    portions: Portions,
     journal: &'run J,
     run_id: Uuid,
     started_at: Timestamp,
     cutoff: Option<Timestamp>,
     /// Whether a sweep was begun: from then on it alone says what became of the orphans.
     swept: bool,
+    /// Folders whose orphans are held back.
+    held_back: Vec<HeldFolder>,
+    /// What the next run is compared with, once every guard approved.
+    good: Option<(Series, Latest)>,
     counts: Counts,
     problems: Vec<Problem>,
     /// Whether something was deleted that a row names now, or nobody could ask.
@@ -258,6 +288,38 @@ struct Run<'run, J> {
 }
 
 impl<J: Journal + Sync> Run<'_, J> {
+    /// A dry run disturbs nobody; a sweep waits for no other, it leaves the work to it.
+    async fn in_its_turn<W: World>(
+        &mut self,
+        world: &W,
+        reviewed: Option<&Reviewed>,
+    ) -> Result<End, RunError> {
+        let settings = self.settings;
+        if settings.allowed.dry_run {
+            return self.work(world, reviewed).await;
+        }
+        let turn = self
+            .journal
+            .turn(settings.bucket(), settings.scope.prefix());
+        match unless(self.stop, turn).await? {
+            None => Ok(End::Stopped),
+            Some(Turn::Another(refusal)) => Ok(End::Refused(vec![refusal])),
+            Some(Turn::Ours(hold)) => during(hold, self.work(world, reviewed)).await,
+        }
+    }
+
+    async fn work<W: World>(
+        &mut self,
+        world: &W,
+        reviewed: Option<&Reviewed>,
+    ) -> Result<End, RunError> {
+        match reviewed {
+            // Boxed: the futures are large, and deeply nested.
+            None => Box::pin(self.carry_out(world)).await,
+            Some(reviewed) => Box::pin(self.apply(world, reviewed)).await,
+        }
+    }
+
     async fn carry_out<W: World>(&mut self, world: &W) -> Result<End, RunError> {
         let settings = self.settings;
         let stop = self.stop;
@@ -285,35 +347,56 @@ impl<J: Journal + Sync> Run<'_, J> {
             return Ok(End::Stopped);
         };
         let identity = snapshot.identity().clone();
-        let refusals = guards::inspect(
+        let mut refusals = guards::inspect(
             &Ground {
                 standby: identity.standby,
                 ..ground
             },
             settings.allowed,
         );
+        refusals.extend(self.doubt_database(&snapshot.state()));
         if !refusals.is_empty() {
             return Ok(End::Refused(refusals));
         }
 
+        let series = self.series();
+        let latest = self.journal.latest(&series).await?;
+        let failed = latest
+            .iter()
+            .flat_map(|latest| latest.failed.iter().cloned());
         let listed_since = Instant::now();
         let mut check = world.check(&identity);
-        let planned = self.plan(world.bucket(), snapshot, &criteria, &mut check);
-        let Some(plan) = unless(stop, planned).await? else {
+        let builder = PlanBuilder::new(settings.max_delete)?
+            .within(
+                settings.scope.prefix().as_str(),
+                settings.unreferenced_folders.clone(),
+            )
+            .choosing_last(failed.clone());
+        let planned = self.plan(builder, world.bucket(), snapshot, &criteria, &mut check);
+        let Some(mut plan) = unless(stop, planned).await? else {
             return Ok(End::Stopped);
         };
-        let refused_by = plan.refusals(&settings.limits);
-        let refused_by = refused_by.iter().map(|no| no.guard.to_owned()).collect();
-        let header = self.header(&identity, cutoff, &plan, refused_by)?;
-        self.journal.plan(&header, plan.spool()).await?;
-        if !plan.dangling().is_empty() {
-            self.journal.dangling(plan.dangling()).await?;
+        let doubted = self.doubt(world, latest.as_ref(), &mut plan).await?;
+        if matches!(doubted, Doubted::Stopped) {
+            return Ok(End::Stopped);
         }
+        // Only now is every no known that the manifest is to tell of.
+        let refused_by = plan.refusals(&settings.limits);
+        self.write_down(&identity, cutoff, &plan, &refused_by)
+            .await?;
         let mut uploads = self.find_uploads(world.bucket(), &criteria).await;
         let approved = match plan.approve(&settings.limits) {
             Ok(approved) => approved,
-            Err(refused) => return Ok(End::Refused(refused.0)),
+            Err(refused) => {
+                let (mut refusals, plan) = *refused;
+                if matches!(doubted, Doubted::Compared) {
+                    refusals.extend(self.explain(world, &plan).await);
+                }
+                return Ok(End::Refused(refusals));
+            }
         };
+        let failed = failed.collect();
+        self.approved_by_all(series, latest.as_ref(), &doubted, approved.plan(), failed);
         if settings.allowed.dry_run {
             return Ok(End::Done);
         }
@@ -338,28 +421,17 @@ impl<J: Journal + Sync> Run<'_, J> {
         mut judged: Judged,
         check: &mut impl FreshCheck,
     ) -> Result<End, RunError> {
-        let settings = self.settings;
         if approved.plan().spool().is_empty() {
             return Ok(End::Done);
         }
         let deleter = world.deleter(approved);
-        let honoured = match probe(&deleter, settings.scope.prefix()).await {
-            Probe::Honoured => true,
-            Probe::Unclear => {
-                tracing::warn!(
-                    "the storage does not show whether it honours conditions in a batch; each object is looked at just before its batch"
-                );
-                false
-            }
-            Probe::Ignored if settings.allowed.unconditional => false,
-            Probe::Ignored => return Ok(End::Refused(vec![guards::conditions_ignored()])),
-            Probe::Failed { code, message } => {
-                return Err(SweepError::Refused { code, message }.into());
-            }
+        let honoured = match self.conditions(&deleter).await? {
+            Ok(honoured) => honoured,
+            Err(refusal) => return Ok(End::Refused(vec![refusal])),
         };
         // Without conditions the only protection left is a look just before the batch.
         judged.listed_since = judged.listed_since.filter(|_| honoured);
-        let memory = Remembering::new(self.journal)?;
+        let memory = RememberingDeleted::new(self.journal)?;
         let ended = self.sweep(approved, judged, &deleter, check, &memory).await;
         self.look_back(world, approved, memory.deleted(), check)
             .await;
@@ -370,18 +442,18 @@ impl<J: Journal + Sync> Run<'_, J> {
     /// deletes.
     async fn plan(
         &mut self,
+        mut builder: PlanBuilder,
         bucket: &(impl Pages + Look + Sync),
         mut snapshot: impl ReferenceSnapshot,
         criteria: &Criteria,
         check: &mut impl FreshCheck,
     ) -> Result<Plan, RunError> {
         let settings = self.settings;
-        let mut builder = PlanBuilder::new(settings.max_delete)?;
         {
             let marking = Marking {
                 rules: &settings.rules,
                 prefix: settings.scope.prefix(),
-                per_chunk: REFERENCES_PER_RANGE,
+                per_chunk: self.portions.references_per_range,
             };
             let names = snapshot.names(settings.rules.keep_order()).await?;
             let chunks = chunks(names, marking);
@@ -403,15 +475,17 @@ impl<J: Journal + Sync> Run<'_, J> {
         // Rows may have been lost under the snapshot; only now is it known to be complete.
         snapshot.finish().await?;
         let mut plan = builder.finish()?;
-        if plan.spool().len() != plan.counts().orphans {
+        let spooled = plan.spool().len() + plan.held_back().len();
+        if spooled != plan.counts().orphans {
             return Err(SumError::Settled {
                 orphans: plan.counts().orphans,
-                settled: plan.spool().len(),
+                settled: spooled,
             }
             .into());
         }
         dangling::confirm(&mut plan, bucket, check, settings.concurrency).await?;
         self.counts = plan.counts();
+        self.held_back = plan.held_folders().to_vec();
         Ok(plan)
     }
 
@@ -421,18 +495,23 @@ impl<J: Journal + Sync> Run<'_, J> {
         judged: Judged,
         deleter: &(impl Delete + Sync),
         check: &mut impl FreshCheck,
-        record: &impl Record,
+        record: &(impl Record + Sync),
     ) -> Result<End, RunError> {
         let concurrency = self.settings.concurrency;
         let pace = Pace {
-            batches_at_once: BATCHES_AT_ONCE.min(concurrency),
+            batches_at_once: self.portions.batches_at_once.min(concurrency),
             looks_at_once: concurrency,
-            batch_size: MAX_BATCH,
+            batch_size: self.portions.batch_size,
         };
+        let failed = self
+            .good
+            .iter_mut()
+            .flat_map(|(_, good)| good.failed.drain(..));
+        let record = RememberingFailed::new(record, failed);
         let hands = Hands {
             delete: deleter,
             check,
-            record,
+            record: &record,
         };
         let swept = sweep(plan, judged, hands, pace, self.stop, |counts| {
             self.progress.swept(counts);
@@ -440,6 +519,10 @@ impl<J: Journal + Sync> Run<'_, J> {
         .await;
         self.swept = true;
         self.counts += swept.counts;
+        self.counts.deferred += plan.plan().held_back().len();
+        if let Some((_, good)) = &mut self.good {
+            good.failed = record.failed();
+        }
         self.problems = swept.problems;
         match swept.error {
             Some(error) => Err(error.into()),
@@ -448,12 +531,47 @@ impl<J: Journal + Sync> Run<'_, J> {
         }
     }
 
+    /// Writes the plan down, and what it leaves out.
+    async fn write_down(
+        &self,
+        identity: &Identity,
+        cutoff: Timestamp,
+        plan: &Plan,
+        refused_by: &[Refusal],
+    ) -> Result<(), RunError> {
+        let header = self.header(identity, cutoff, plan, refused_by)?;
+        self.journal.plan(&header, plan.spool()).await?;
+        if !plan.dangling().is_empty() {
+            self.journal.dangling(plan.dangling()).await?;
+        }
+        if !plan.held_back().is_empty() {
+            self.journal.held_back(plan.held_back()).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the storage honours the condition of a deletion, or the guard's no.
+    async fn conditions(&self, deleter: &impl Delete) -> Result<Result<bool, Refusal>, RunError> {
+        match probe(deleter, self.settings.scope.prefix()).await {
+            Probe::Honoured => Ok(Ok(true)),
+            Probe::Unclear => {
+                tracing::warn!(
+                    "the storage does not show whether it honours conditions in a batch; each object is looked at just before its batch"
+                );
+                Ok(Ok(false))
+            }
+            Probe::Ignored if self.settings.allowed.unconditional => Ok(Ok(false)),
+            Probe::Ignored => Ok(Err(guards::conditions_ignored())),
+            Probe::Failed { code, message } => Err(SweepError::Refused { code, message }.into()),
+        }
+    }
+
     fn header(
         &self,
         identity: &Identity,
         cutoff: Timestamp,
         plan: &Plan,
-        refused_by: Vec<String>,
+        refused_by: &[Refusal],
     ) -> io::Result<Header> {
         let settings = self.settings;
         Header {
@@ -475,7 +593,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             database: identity.database.clone(),
             orphans: plan.spool().len(),
             sha256: plan.spool().sha256().to_owned(),
-            refused_by,
+            refused_by: refused_by.iter().map(|no| no.guard.to_owned()).collect(),
             seal: String::new(),
         }
         .sealed()
@@ -492,6 +610,8 @@ where
     RunError: From<E>,
 {
     tokio::select! {
+        // In a fixed order, so that a simulated run can be replayed.
+        biased;
         read = reading => Ok(Some(read?)),
         () = stop.wait() => Ok(None),
     }

@@ -87,12 +87,13 @@ impl Scope {
 /// Whether the last segment ends in an image's extension, in any case. The default
 /// include, and asked of every object of a bucket, so it is not a glob.
 fn is_image(key: &str) -> bool {
-    let last = last_segment(key);
-    last.rsplit_once('.').is_some_and(|(_, extension)| {
-        IMAGE_EXTENSIONS
-            .iter()
-            .any(|image| image.eq_ignore_ascii_case(extension))
-    })
+    memchr::memrchr2(b'.', b'/', key.as_bytes())
+        .filter(|&at| key.as_bytes()[at] == b'.')
+        .is_some_and(|at| {
+            IMAGE_EXTENSIONS
+                .iter()
+                .any(|image| image.eq_ignore_ascii_case(&key[at + 1..]))
+        })
 }
 
 fn last_segment(key: &str) -> &str {

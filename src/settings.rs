@@ -4,6 +4,7 @@
 //! Each raw value knows where it came from, so that a complaint names the flag, the
 //! variable or the field that it is about.
 
+mod database;
 mod raw;
 mod restore;
 mod reviewed;
@@ -11,11 +12,14 @@ mod reviewed;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::guards::{Allowances, Limits};
+use crate::discovery::ColumnName;
+use crate::folders::Folders;
+use crate::guards::{Allowances, Doubts, Limits};
 use crate::key::Prefix;
 use crate::names::{NameRules, ReferenceForm};
-use crate::postgres::{DatabaseUrl, ReferencesQuery};
+use crate::postgres::ReferencesQuery;
 use crate::scope::Scope;
+pub use database::DatabaseAccess;
 pub use raw::{ConfigError, RawSettings, Setting};
 pub use restore::RestoreSettings;
 pub use reviewed::for_manifest;
@@ -46,6 +50,9 @@ fn parse_count(text: &str) -> Result<u64, String> {
         .map_err(|_| format!("{text:?} is not a whole number"))
 }
 
+/// How far an allowed standby may be behind where nothing is given.
+const DEFAULT_REPLICA_LAG: Duration = Duration::from_mins(5);
+
 /// The shortest grace period without `--allow-short-min-age`.
 const SHORT_MIN_AGE: Duration = Duration::from_hours(1);
 
@@ -73,6 +80,9 @@ impl ReportLocation {
     /// The folder of all runs below it.
     pub(crate) const RUNS: &str = "runs";
 
+    /// The folder that says whose turn it is.
+    pub(crate) const LOCKS: &str = "locks";
+
     /// `s3://bucket/prefix` or a folder.
     fn parse(text: &str) -> Result<Self, String> {
         let neither = || format!("{text:?} is neither s3://bucket/prefix nor a folder");
@@ -98,8 +108,11 @@ impl ReportLocation {
         let Self::S3 { bucket, prefix } = self else {
             return false;
         };
-        let runs = Prefix::folder(&format!("{}{}", prefix.as_str(), Self::RUNS));
-        bucket == swept && (runs.extends(scope) || scope.extends(&runs))
+        bucket == swept
+            && [Self::RUNS, Self::LOCKS].iter().any(|folder| {
+                let folder = Prefix::folder(&format!("{}{folder}", prefix.as_str()));
+                folder.extends(scope) || scope.extends(&folder)
+            })
     }
 }
 
@@ -112,8 +125,8 @@ pub struct Settings {
     pub references: ReferencesQuery,
     /// How names become keys; knows the bucket.
     pub rules: NameRules,
-    /// The database.
-    pub database_url: DatabaseUrl,
+    /// Where the database is and what signs in there.
+    pub database: DatabaseAccess,
     /// The grace period.
     pub min_age: Duration,
     /// How many orphans may be deleted.
@@ -124,6 +137,12 @@ pub struct Settings {
     pub abort_uploads: bool,
     /// What a person allowed, and whether nothing is to be deleted.
     pub allowed: Allowances,
+    /// What the guards that doubt a plan hold it to.
+    pub doubts: Doubts,
+    /// Folders in which nothing need be referenced.
+    pub unreferenced_folders: Folders,
+    /// Columns that may hold names and are no references.
+    pub not_references: Vec<ColumnName>,
     /// Where the ledger lies.
     pub report: ReportLocation,
     /// Requests under way at once.
@@ -151,8 +170,7 @@ impl Settings {
         let references = raw
             .one(Setting::References)
             .map_or("SELECT name FROM images", |given| &given.text);
-        let given = raw.required(Setting::DatabaseUrl)?;
-        let database_url = DatabaseUrl::new(&given.text).map_err(|error| given.wrong(error))?;
+        let database = database::access(raw)?;
         let report = report_location(raw, default_report)?;
         if let Some(given) = raw
             .one(Setting::Report)
@@ -167,7 +185,7 @@ impl Settings {
             scope,
             references: ReferencesQuery::new(references),
             rules,
-            database_url,
+            database,
             min_age: min_age(raw)?,
             max_delete: raw.parsed(Setting::MaxDelete, parse_count)?,
             limits: Limits {
@@ -186,6 +204,27 @@ impl Settings {
                 replica: raw.is_on(Setting::AllowReplica)?,
                 unconditional: raw.is_on(Setting::AllowUnconditional)?,
             },
+            doubts: Doubts {
+                max_referenced_drop_percent: raw
+                    .parsed(Setting::MaxReferencedDropPercent, parse_percent)?
+                    .unwrap_or(10.0),
+                max_replica_lag: raw
+                    .parsed(Setting::MaxReplicaLag, parse_age)?
+                    .unwrap_or(DEFAULT_REPLICA_LAG),
+                allow_old_transactions: raw.is_on(Setting::AllowOldTransactions)?,
+            },
+            unreferenced_folders: raw.all(Setting::AllowUnreferencedFolder).iter().fold(
+                Folders::default(),
+                |mut folders, given| {
+                    folders.add(&given.text);
+                    folders
+                },
+            ),
+            not_references: raw
+                .all(Setting::NotAReference)
+                .iter()
+                .map(|given| ColumnName::parse(&given.text).map_err(|problem| given.wrong(problem)))
+                .collect::<Result<_, _>>()?,
             report,
             concurrency: concurrency(raw)?,
         })

@@ -7,6 +7,7 @@ use serde::Serialize;
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::folders::HeldFolder;
 use crate::key::{ObjectKey, Prefix};
 use crate::object::Outcome;
 use crate::recheck::Rechecked;
@@ -251,6 +252,12 @@ pub struct More {
     pub rechecked: Option<Rechecked>,
     /// The run whose manifest was applied.
     pub applied: Option<Uuid>,
+    /// Orphans that are held back because nothing in their folder is referenced; they are
+    /// among the deferred.
+    pub held_back: u64,
+    /// The first such folders, at most [`MAX_PROBLEMS`]; the ledger's `held_back.jsonl` holds
+    /// every orphan.
+    pub held_back_folders: Vec<HeldFolder>,
 }
 
 #[cfg(test)]

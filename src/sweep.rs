@@ -21,6 +21,7 @@ use crate::plan::ApprovedPlan;
 use crate::reconcile::{BatchAnswer, Word, reconcile};
 use crate::stop::Stop;
 use crate::summary::{Counts, Problem};
+use crate::throttle::Throttle;
 
 /// The most keys of one `DeleteObjects`
 /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html>).
@@ -148,6 +149,7 @@ pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record>(
         }
     };
     let mut number = 0;
+    let throttle = Throttle::new();
     while report.error.is_none() && !report.stopped {
         let mut window = Vec::new();
         while window.len() < pace.batches_at_once.max(1) {
@@ -174,8 +176,11 @@ pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record>(
             break;
         }
         let mut settled = Window::new(window);
-        let ended = settled.carry_out(judged, &mut hands, pace, stop).await;
-        // Only a stop leaves orphans undecided without an error.
+        let ended = settled
+            .carry_out(judged, &mut hands, pace, &throttle, stop)
+            .await;
+        // Only a stop, or a storage that takes next to nothing, leaves orphans undecided
+        // without an error.
         report.stopped = ended.is_ok() && settled.undecided().next().is_some();
         // Whatever ended it: what is settled is counted and written down.
         let written = settled
@@ -221,6 +226,7 @@ impl Window {
         judged: Judged,
         hands: &mut Hands<'_, D, C, R>,
         pace: Pace,
+        throttle: &Throttle,
         stop: &Stop,
     ) -> Result<(), SweepError> {
         let checked_at = Instant::now();
@@ -240,8 +246,15 @@ impl Window {
                 checked_at + MAX_CHECK_AGE
             }
         };
-        self.delete(judged, fresh_until, hands.delete, pace, stop)
-            .await
+        let sender = Sender {
+            delete: hands.delete,
+            judged,
+            fresh_until,
+            looks_at_once: pace.looks_at_once,
+            throttle,
+            stop,
+        };
+        self.delete(&sender, pace.batches_at_once).await
     }
 
     async fn read_ages_again(
@@ -314,11 +327,8 @@ impl Window {
 
     async fn delete<D: Delete + Sync>(
         &mut self,
-        judged: Judged,
-        fresh_until: Instant,
-        delete: &D,
-        pace: Pace,
-        stop: &Stop,
+        sender: &Sender<'_, D>,
+        at_once: usize,
     ) -> Result<(), SweepError> {
         let ends: Vec<Result<(), SweepError>> = stream::iter(&mut self.batches)
             .map(async |batch| {
@@ -326,20 +336,13 @@ impl Window {
                     .iter_mut()
                     .filter(|(_, outcome)| *outcome == Outcome::Deferred)
                     .partition(|(orphan, _)| fits_in_xml(orphan.key.as_str()));
-                let sender = Sender {
-                    delete,
-                    judged,
-                    fresh_until,
-                    looks_at_once: pace.looks_at_once,
-                    stop,
-                };
                 let ended = sender.send(&mut together).await;
                 for one in alone.chunks_mut(1) {
                     sender.send(one).await?;
                 }
                 ended
             })
-            .buffer_unordered(pace.batches_at_once.max(1))
+            .buffer_unordered(at_once.max(1))
             .collect()
             .await;
         ends.into_iter().collect()
@@ -358,11 +361,15 @@ impl Window {
             }
         }
         report.problems.truncate(crate::summary::MAX_PROBLEMS);
-        for batch in &self.batches {
-            record.outcomes(*number, batch).await?;
-            *number += 1;
-        }
-        Ok(())
+        let first = *number;
+        *number += self.batches.len() as u64;
+        // At once, and all of them: what one place refuses may be written in another.
+        let written: Vec<Result<(), RecordError>> = stream::iter(self.batches.iter().zip(first..))
+            .map(|(batch, number)| record.outcomes(number, batch))
+            .buffer_unordered(self.batches.len().max(1))
+            .collect()
+            .await;
+        written.into_iter().collect()
     }
 }
 
@@ -394,6 +401,7 @@ struct Sender<'run, D> {
     /// When the fresh check, or the listing, is a minute old.
     fresh_until: Instant,
     looks_at_once: usize,
+    throttle: &'run Throttle,
     stop: &'run Stop,
 }
 
@@ -403,7 +411,7 @@ const MAX_ATTEMPTS: u32 = 8;
 impl<D: Delete + Sync> Sender<'_, D> {
     /// Sends the orphans, in one request where S3 can read it, in halves where it cannot.
     async fn send(&self, orphans: &mut [&mut (Orphan, Outcome)]) -> Result<(), SweepError> {
-        if orphans.is_empty() {
+        if orphans.is_empty() || !self.turn(orphans.len()).await {
             return Ok(());
         }
         // Halves and single keys follow each other, and each may have taken its time.
@@ -460,6 +468,16 @@ impl<D: Delete + Sync> Sender<'_, D> {
         Ok(())
     }
 
+    /// Waits until so many keys may be sent; says no when that would be too late, or when the
+    /// run is to stop first. What S3 takes at once waits for nothing, not even for a stop.
+    async fn turn(&self, keys: usize) -> bool {
+        tokio::select! {
+            biased;
+            turn = self.throttle.turn(keys, self.fresh_until) => turn,
+            () = self.stop.wait() => false,
+        }
+    }
+
     /// One request, sent again only when S3 said that it did nothing, and only as long as
     /// the fresh check and the listing are fresh.
     async fn ask(&self, asked: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
@@ -479,14 +497,23 @@ impl<D: Delete + Sync> Sender<'_, D> {
             attempt += 1;
             let pause = Duration::from_millis(100) * 2_u32.pow(attempt.min(6));
             match answer {
-                Err(BatchFault::Throttled { .. })
-                    if attempt < MAX_ATTEMPTS
+                Err(BatchFault::Throttled { code }) => {
+                    self.throttle.refused(asked.len());
+                    let again = attempt < MAX_ATTEMPTS
                         && !self.stop.requested()
-                        && Instant::now() + pause < self.fresh_until =>
-                {
-                    tokio::time::sleep(pause).await;
+                        && Instant::now() + pause < self.fresh_until;
+                    if again {
+                        tokio::time::sleep(pause).await;
+                    }
+                    if !again || !self.turn(asked.len()).await {
+                        return Err(BatchFault::Throttled { code });
+                    }
                 }
-                answer => return answer,
+                Ok(answer) => {
+                    self.throttle.taken(asked.len());
+                    return Ok(answer);
+                }
+                fault => return fault,
             }
         }
     }

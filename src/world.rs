@@ -3,22 +3,51 @@
 //! [`Production`] is the real one; a simulated one stands behind the same trait, so that the
 //! same run is hunted there.
 
+use std::future::ready;
+
 use aws_sdk_s3::Client;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use crate::access;
+use crate::discovery::{self, Discovery, DiscoveryError};
 use crate::failure::RunError;
 use crate::guards::Versioning;
 use crate::hands::{Delete, FreshCheck, Identity, Journal, Look, ReferenceSnapshot, SnapshotError};
+use crate::key::ObjectKey;
 use crate::ledger::Ledger;
 use crate::listing::Pages;
 use crate::plan::ApprovedPlan;
-use crate::postgres::{Database, PrimaryCheck, Snapshot};
+use crate::postgres::{ColumnSearch, Database, PrimaryCheck, Snapshot};
 use crate::retention::Retention;
 use crate::s3::{Bucket, Deleter, Undeleter};
 use crate::settings::Settings;
+use crate::sweep::MAX_BATCH;
 use crate::undelete::Undelete;
 use crate::uploads::{AbortUpload, ListUploads};
+
+/// How much of the work is taken at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Portions {
+    /// References in a range.
+    pub references_per_range: usize,
+    /// Batches behind one fresh check.
+    pub batches_at_once: usize,
+    /// Orphans in one batch.
+    pub batch_size: usize,
+}
+
+impl Default for Portions {
+    fn default() -> Self {
+        Self {
+            // Nine pages' worth, so that the page which straddles a cut, and is listed twice,
+            // stays a small part of the whole.
+            references_per_range: 9_000,
+            batches_at_once: 8,
+            batch_size: MAX_BATCH,
+        }
+    }
+}
 
 /// Everything that a run touches.
 pub trait World {
@@ -34,6 +63,12 @@ pub trait World {
     type Check: FreshCheck;
     /// Who writes down.
     type Journal: Journal + Sync;
+
+    /// How much is taken at a time. A simulated world takes little, so that few objects make
+    /// many ranges and batches.
+    fn portions(&self) -> Portions {
+        Portions::default()
+    }
 
     /// The local clock.
     fn now(&self) -> Timestamp;
@@ -61,6 +96,11 @@ pub trait World {
 
     /// The journal of the run with this id.
     fn journal(&self, run_id: Uuid) -> Self::Journal;
+
+    /// Searches the database for these orphans. (A world that cannot be searched names none.)
+    fn discover(&self, _sample: &[ObjectKey]) -> impl Future<Output = Result<Discovery, RunError>> {
+        ready(Ok(Discovery::default()))
+    }
 }
 
 /// S3, PostgreSQL and the machine's clock.
@@ -76,9 +116,9 @@ impl<'run> Production<'run> {
     /// The world that the settings name.
     #[must_use]
     pub fn new(settings: &'run Settings, client: &'run Client) -> Self {
-        if settings.database_url.is_unverified() {
+        if let Some(host) = settings.database.unverified_host() {
             tracing::warn!(
-                host = settings.database_url.host(),
+                host,
                 "the address of the database asks for less than sslmode=verify-full: somebody on the way could answer in its place"
             );
         }
@@ -90,7 +130,7 @@ impl<'run> Production<'run> {
                 settings.bucket(),
                 settings.scope.prefix().clone(),
             ),
-            database: Database::new(settings.database_url.clone()),
+            database: access::database(&settings.database),
         }
     }
 }
@@ -143,5 +183,23 @@ impl World for Production<'_> {
 
     fn journal(&self, run_id: Uuid) -> Ledger {
         Ledger::new(&self.settings.report, self.client, run_id)
+    }
+
+    async fn discover(&self, sample: &[ObjectKey]) -> Result<Discovery, RunError> {
+        let settings = self.settings;
+        let failed = |error: crate::postgres::DatabaseError| DiscoveryError(error.into());
+        let mut search = ColumnSearch::open(&self.database, &settings.references)
+            .await
+            .map_err(failed)?;
+        let found = discovery::discover(
+            sample,
+            &settings.rules,
+            &settings.not_references,
+            &mut search,
+            &self.bucket,
+        )
+        .await?;
+        search.close().await.map_err(failed)?;
+        Ok(found)
     }
 }

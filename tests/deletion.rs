@@ -465,7 +465,13 @@ async fn a_storage_that_ignores_conditions_is_refused_unless_allowed() {
         let world = crate::world(10, 3).await;
         ignore_conditions(&world, alone_too);
         let allow = if alone_too { "true" } else { "false" };
-        let report = world.run(&[(Setting::AllowUnconditional, allow)]).await;
+        let report = world
+            .run(&[
+                (Setting::AllowUnconditional, allow),
+                // Else objects are looked at before the plan is approved, too.
+                (Setting::NotAReference, "public.images.name"),
+            ])
+            .await;
         assert_eq!(report.summary.counts.deleted, 3, "{report:?}");
         assert_eq!(world.server.count(Operation::HeadObject), 3);
     }
@@ -584,10 +590,12 @@ async fn a_dry_run_writes_nothing_but_its_ledger_and_plans_what_the_sweep_does()
 #[tokio::test]
 async fn two_sweeps_at_once_do_no_harm() {
     let world = world(10, 40).await;
-    let (one, two) = tokio::join!(
-        world.run(&[(Setting::MaxOrphanPercent, "100")]),
-        world.run(&[(Setting::MaxOrphanPercent, "100")])
-    );
+    // Those that share a ledger are held apart: tests/lock.rs.
+    let ledger = tempfile::TempDir::new().expect("a folder");
+    let elsewhere = ledger.path().display().to_string();
+    let any = (Setting::MaxOrphanPercent, "100");
+    let (here, there) = ([any], [any, (Setting::Report, elsewhere.as_str())]);
+    let (one, two) = tokio::join!(world.run(&here), world.run(&there));
     assert_eq!(world.keys().len(), 10);
     let (one, two) = (one.summary.counts, two.summary.counts);
     assert_eq!(one.deleted + two.deleted, 40, "{one:?} {two:?}");

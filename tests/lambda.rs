@@ -525,6 +525,130 @@ async fn the_log_is_json_and_the_password_is_nowhere() {
 }
 
 #[tokio::test]
+async fn each_line_says_which_invocation_it_is_of_and_each_run_gives_its_metrics_once() {
+    let world = world().await;
+    let mut function = environment(&world)
+        .with(&[("SWEEPER_PREFIX", "images")])
+        .function()
+        .await;
+    let dry = function.invoke(r#"{"dry_run": true}"#).await.response();
+    let real = function.invoke("{}").await.response();
+    function.invoke(r#"{"dry_run": 1}"#).await.error();
+    let log = function.end().await;
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let mut cold: Vec<(String, bool)> = Vec::new();
+    for line in &lines {
+        let request = line["function_request_id"].as_str().expect("an id");
+        let is_cold = line["cold_start"].as_bool().expect("a boolean");
+        assert!(line["message"].is_string(), "{line}");
+        if cold.last().is_none_or(|(last, _)| last != request) {
+            cold.push((request.to_owned(), is_cold));
+        }
+        assert_eq!(cold.last().map(|(_, cold)| *cold), Some(is_cold));
+    }
+    let cold: Vec<bool> = cold.into_iter().map(|(_, cold)| cold).collect();
+    assert_eq!(cold, [true, false, false]);
+
+    let metrics: Vec<&Value> = lines
+        .iter()
+        .filter(|line| line["_aws"].is_object())
+        .collect();
+    let [of_dry, of_real] = metrics[..] else {
+        panic!("{metrics:?}")
+    };
+    for (line, summary) in [(of_dry, &dry), (of_real, &real)] {
+        assert_eq!(line["run_id"], summary["run_id"]);
+        assert_eq!(
+            (&line["bucket"], &line["prefix"]),
+            (&json!(BUCKET), &json!("images/"))
+        );
+        assert_eq!(line["runs_succeeded"], 1);
+        for name in [
+            "listed",
+            "references",
+            "orphans",
+            "orphan_bytes",
+            "deleted",
+            "deleted_bytes",
+            "dangling",
+            "failed",
+            "duration_ms",
+        ] {
+            assert_eq!(line[name], summary[name], "{name}");
+        }
+    }
+    assert_eq!(
+        (&of_dry["cold_starts"], &of_dry["deleted"]),
+        (&json!(1), &json!(0))
+    );
+    assert_eq!(
+        (&of_real["cold_starts"], &of_real["deleted"]),
+        (&json!(0), &json!(2))
+    );
+}
+
+#[tokio::test]
+async fn the_second_function_undoes_a_run_and_nothing_else() {
+    let world = world().await;
+    let ledger = world.ledger.path().display().to_string();
+    let summary = environment(&world)
+        .function()
+        .await
+        .invoke("{}")
+        .await
+        .response();
+    assert_eq!((&summary["deleted"], world.keys().len()), (&json!(2), 1));
+    let run_id = &summary["run_id"];
+
+    // It needs no database, and is told which function it is by its handler.
+    let restorer = Environment::bare(&world).with(&[
+        ("_HANDLER", "restore"),
+        ("SWEEPER_BUCKET", BUCKET),
+        ("SWEEPER_REPORT", &ledger),
+    ]);
+    let mut function = restorer.function().await;
+    for (event, kind) in [
+        (json!({}), "Config"),
+        (json!({"run_id": "nonsense"}), "Config"),
+        (json!({"run_id": run_id, "dryrun": true}), "Config"),
+        (json!({"run_id": run_id, "dry_run": "true"}), "Config"),
+        (
+            json!({"run_id": "018f0000-0000-7000-8000-000000000000"}),
+            "Config",
+        ),
+        (
+            json!({"run_id": run_id, "keys": ["images/other.png"]}),
+            "Config",
+        ),
+    ] {
+        let (said, message) = function.invoke(&event.to_string()).await.error();
+        assert_eq!(said, kind, "{event}: {message}");
+    }
+    let dry = json!({"run_id": run_id, "dry_run": true}).to_string();
+    let answer = function.invoke(&dry).await.response();
+    assert_eq!(
+        (&answer["status"], &answer["deferred"]),
+        (&json!("dry_run"), &json!(2))
+    );
+    assert_eq!(world.keys().len(), 1, "a dry run restored");
+    let one = json!({"run_id": run_id, "keys": ["images/a.png"]}).to_string();
+    assert_eq!(function.invoke(&one).await.response()["restored"], 1);
+    let all = json!({"run_id": run_id}).to_string();
+    let answer = function.invoke(&all).await.response();
+    assert_eq!(
+        (&answer["restored"], &answer["present"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(
+        world.keys(),
+        ["images/2026/b.png", "images/a.png", "images/named.png"]
+    );
+}
+
+#[tokio::test]
 async fn a_panic_is_an_answer_and_the_process_serves_on() {
     let world = World::new().await;
     let program = std::env::current_exe().expect("this program");

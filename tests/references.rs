@@ -407,7 +407,7 @@ async fn a_dead_database_and_a_wrong_password_are_named_without_the_password() {
 async fn a_fresh_check_asks_no_other_database_than_the_snapshot_did() {
     let world = world().await;
     let settings = world.settings(&[]);
-    let database = Database::new(settings.database_url.clone());
+    let database = orphan_sweeper::access::database(&settings.database);
     let snapshot = Snapshot::open(&database, &settings.references)
         .await
         .expect("opened");

@@ -124,6 +124,17 @@ const BAD: &[(Setting, &str, &[&str])] = &[
         "postgres://u:p@h/d?sslmode=hunter2",
         &["postgres://user:password@host:5432/database"],
     ),
+    (
+        Setting::DatabaseSecretArn,
+        "arn:aws:secretsmanager:us-east-1:123456789012:secret:app",
+        &["DATABASE_URL", "exactly one"],
+    ),
+    (
+        Setting::DatabaseCa,
+        "/no/such/file.pem",
+        &["\"/no/such/file.pem\"", "cannot be read"],
+    ),
+    (Setting::DatabaseCa, "/", &["\"/\"", "not a file"]),
     (Setting::MinAge, "24", &["\"24\"", "`24h`", "`7d`"]),
     (Setting::MinAge, "-1h", &["\"-1h\"", "`24h`"]),
     (Setting::MinAge, "a day", &["\"a day\"", "`24h`"]),
@@ -164,6 +175,22 @@ const BAD: &[(Setting, &str, &[&str])] = &[
         Setting::MaxDanglingPercent,
         "inf",
         &["inf", "from 0 to 100"],
+    ),
+    (
+        Setting::MaxReferencedDropPercent,
+        "101",
+        &["101", "from 0 to 100"],
+    ),
+    (Setting::MaxReplicaLag, "5", &["\"5\"", "a time like"]),
+    (
+        Setting::NotAReference,
+        "avatar",
+        &["\"avatar\"", "public.users.avatar"],
+    ),
+    (
+        Setting::NotAReference,
+        "public..avatar",
+        &["public.users.avatar"],
     ),
     (Setting::Concurrency, "0", &["\"0\"", "from 1 to 256"]),
     (Setting::Concurrency, "257", &["\"257\"", "from 1 to 256"]),
@@ -231,6 +258,7 @@ async fn a_switch_takes_no_value_and_its_variable_only_true_and_false() {
         Setting::DryRun,
         Setting::AllowShortMinAge,
         Setting::AllowNewerOrphans,
+        Setting::AllowOldTransactions,
         Setting::AllowReplica,
         Setting::AllowUnversioned,
         Setting::AllowUnconditional,
@@ -318,6 +346,10 @@ async fn a_flag_is_never_empty_where_that_would_mean_something_else() {
         Setting::MaxDelete,
         Setting::MaxOrphanPercent,
         Setting::MaxDanglingPercent,
+        Setting::MaxReferencedDropPercent,
+        Setting::MaxReplicaLag,
+        Setting::AllowUnreferencedFolder,
+        Setting::NotAReference,
         Setting::Report,
         Setting::Concurrency,
     ] {
@@ -330,6 +362,56 @@ async fn a_flag_is_never_empty_where_that_would_mean_something_else() {
         let environment = untouched.environment().with(&[(variable, " , ")]);
         let line = complaint(&environment.cli(&["sweep"]).await, variable);
         assert!(line.starts_with(&format!("{variable}: ")), "{line}");
+    }
+    untouched.check();
+}
+
+#[tokio::test]
+async fn the_database_is_given_in_exactly_one_way() {
+    const ARN: &str = "arn:aws:secretsmanager:us-east-1:123456789012:secret:app";
+    let untouched = Untouched::new().await;
+    let none = || untouched.environment().without("DATABASE_URL");
+    let by_url =
+        |url: &str| none().with(&[("DATABASE_URL", url), ("SWEEPER_DATABASE_IAM", "true")]);
+    for (environment, named) in [
+        (
+            none().with(&[("DATABASE_SECRET_ARN", "app/db")]),
+            "DATABASE_SECRET_ARN: not the ARN",
+        ),
+        (
+            none().with(&[
+                ("DATABASE_SECRET_ARN", ARN),
+                ("SWEEPER_DATABASE_IAM", "true"),
+            ]),
+            "DATABASE_SECRET_ARN: sign-in by IAM needs no secret",
+        ),
+        (
+            none().with(&[("SWEEPER_DATABASE_IAM", "true")]),
+            "--database-url: required",
+        ),
+        (
+            by_url("postgres://db.example.com/d"),
+            "DATABASE_URL: names no user",
+        ),
+        (
+            by_url("postgres://u:hunter2@db.example.com/d"),
+            "DATABASE_URL: holds a password",
+        ),
+        (
+            by_url("postgres://u@db.example.com/d?sslmode=require"),
+            "sslmode=verify-full",
+        ),
+        (by_url("postgres://u@localhost/d"), "sslmode=verify-full"),
+        (
+            untouched
+                .environment()
+                .with(&[("SWEEPER_DATABASE_IAM", "yes")]),
+            "SWEEPER_DATABASE_IAM: \"yes\" is neither",
+        ),
+    ] {
+        let line = complaint(&environment.cli(&["sweep"]).await, named);
+        assert!(line.contains(named), "{line}");
+        assert!(!line.contains("hunter2"), "{line}");
     }
     untouched.check();
 }

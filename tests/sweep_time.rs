@@ -35,6 +35,10 @@ struct World {
     hidden: BTreeSet<String>,
     /// Keys over which our marker stands.
     markers: BTreeSet<String>,
+    /// Keys a second that the storage takes, if it counts them; and what it has taken since
+    /// when.
+    allowed: Option<u32>,
+    taken: Option<(Instant, f64)>,
     /// How long each look takes.
     look_takes: Duration,
     /// How long each single deletion takes.
@@ -98,6 +102,22 @@ impl Fake {
     }
 }
 
+impl World {
+    /// Whether a storage that counts keys takes so many more now; a tenth of a second's worth
+    /// is borne.
+    fn takes(&mut self, keys: usize) -> bool {
+        let Some(allowed) = self.allowed.map(f64::from) else {
+            return true;
+        };
+        let (since, taken) = *self.taken.get_or_insert((Instant::now(), 0.0));
+        if taken > allowed * (since.elapsed().as_secs_f64() + 0.1) {
+            return false;
+        }
+        self.taken = Some((since, taken + f64::from(u32::try_from(keys).expect("few"))));
+        true
+    }
+}
+
 impl Look for Fake {
     async fn look(&self, key: &ObjectKey) -> Result<Current, LookError> {
         let takes = self.world().look_takes;
@@ -129,7 +149,11 @@ impl Delete for Fake {
                 .map(|orphan| orphan.key.as_str().to_owned())
                 .collect();
             world.sent.push((Instant::now(), keys));
-            if world.faults.is_empty() {
+            if !world.takes(orphans.len()) {
+                Some(BatchFault::Throttled {
+                    code: "SlowDown".to_owned(),
+                })
+            } else if world.faults.is_empty() {
                 None
             } else {
                 Some(world.faults.remove(0))
@@ -200,7 +224,7 @@ fn at(second: i64) -> Timestamp {
 const CUTOFF: i64 = 1_000;
 
 fn key(index: usize) -> String {
-    format!("{index:04}.png")
+    format!("{index:05}.png")
 }
 
 /// A plan of these keys, each an object of second 10 with the tag `"e"`.
@@ -432,6 +456,56 @@ async fn a_throttled_batch_is_sent_again_but_never_on_a_stale_check() {
             .iter()
             .all(|(at, _)| at.duration_since(began) < Duration::from_mins(1))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storage_that_counts_keys_is_used_to_its_limit_and_not_stormed() {
+    for allowed in [800, 3_500] {
+        let case = Case {
+            pace: Pace {
+                batches_at_once: 8,
+                looks_at_once: 4,
+                batch_size: 1_000,
+            },
+            // Not to be looked at again, however long it takes.
+            listed_since: Some(Instant::now() + Duration::from_hours(1)),
+            ..Case::of(&keys(60_000))
+        };
+        case.fake.world().allowed = Some(allowed);
+        let began = Instant::now();
+        let report = case.run().await;
+        assert_eq!(
+            (report.counts.deleted, report.counts.failed),
+            (60_000, 0),
+            "{allowed}"
+        );
+        let ideal = 60_000.0 / f64::from(allowed);
+        let seconds = began.elapsed().as_secs_f64();
+        assert!(
+            seconds < ideal / 0.75,
+            "{allowed}: {seconds} s, ideal {ideal} s"
+        );
+        let sent = case.fake.world().sent.len();
+        assert!(sent < 120, "{allowed}: {sent} requests for 60 batches");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storage_that_takes_next_to_nothing_defers_the_rest() {
+    let case = Case {
+        pace: Pace {
+            batches_at_once: 8,
+            looks_at_once: 4,
+            batch_size: 1_000,
+        },
+        ..Case::of(&keys(20_000))
+    };
+    case.fake.world().allowed = Some(10);
+    let report = case.run().await;
+    let counts = report.counts;
+    assert_eq!(counts.deleted + counts.failed + counts.deferred, 20_000);
+    assert!(report.error.is_none() && counts.deferred > 0, "{report:?}");
+    assert!(case.fake.world().sent.len() < 100);
 }
 
 #[tokio::test(start_paused = true)]

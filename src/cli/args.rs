@@ -137,6 +137,15 @@ pub(super) struct RunArgs {
     /// The database; better given by the environment, where other users do not see it [env: DATABASE_URL]
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
+    /// The secret of AWS Secrets Manager that says where the database is and how to sign in, in place of --database-url [env: DATABASE_SECRET_ARN]
+    #[arg(long, value_name = "ARN")]
+    database_secret_arn: Option<String>,
+    /// Sign in with a token signed by IAM; --database-url then holds a user and no password [env: SWEEPER_DATABASE_IAM]
+    #[arg(long)]
+    database_iam: bool,
+    /// A file (PEM) of authorities that may have signed the database's certificate, beside the public ones and those of RDS [env: SWEEPER_DATABASE_CA]
+    #[arg(long, value_name = "FILE")]
+    database_ca: Option<String>,
     /// The grace period: only what is older can be an orphan [env: SWEEPER_MIN_AGE] [default: 24h]
     #[arg(long, value_name = "TIME")]
     min_age: Option<String>,
@@ -155,6 +164,21 @@ pub(super) struct RunArgs {
     /// Allow 20 or more orphans newer than every referenced object [env: SWEEPER_ALLOW_NEWER_ORPHANS]
     #[arg(long)]
     allow_newer_orphans: bool,
+    /// Delete in this folder although nothing in it is referenced: `avatars/` with everything below, `images/*` only what lies directly in it; repeatable [env: SWEEPER_ALLOW_UNREFERENCED_FOLDER, commas between]
+    #[arg(long, value_name = "FOLDER")]
+    allow_unreferenced_folder: Vec<String>,
+    /// Refuse when so many percent (and 20) fewer objects are referenced than in the last good run [env: SWEEPER_MAX_REFERENCED_DROP_PERCENT] [default: 10]
+    #[arg(long, value_name = "PERCENT")]
+    max_referenced_drop_percent: Option<String>,
+    /// Allow transactions that have been open for longer than the grace period [env: SWEEPER_ALLOW_OLD_TRANSACTIONS]
+    #[arg(long)]
+    allow_old_transactions: bool,
+    /// Refuse a standby that is behind its primary by more than this [env: SWEEPER_MAX_REPLICA_LAG] [default: 5m]
+    #[arg(long, value_name = "TIME")]
+    max_replica_lag: Option<String>,
+    /// A column whose mentions of orphans are no references, like public.audit_log.payload; repeatable [env: SWEEPER_NOT_A_REFERENCE, commas between]
+    #[arg(long, value_name = "SCHEMA.TABLE.COLUMN")]
+    not_a_reference: Vec<String>,
     /// Allow a standby for a dry run [env: SWEEPER_ALLOW_REPLICA]
     #[arg(long)]
     allow_replica: bool,
@@ -191,10 +215,17 @@ impl RunArgs {
             (Setting::ReferenceForm, &self.reference_form),
             (Setting::ReferencePrefix, &self.reference_prefix),
             (Setting::DatabaseUrl, &self.database_url),
+            (Setting::DatabaseSecretArn, &self.database_secret_arn),
+            (Setting::DatabaseCa, &self.database_ca),
             (Setting::MinAge, &self.min_age),
             (Setting::MaxDelete, &self.max_delete),
             (Setting::MaxOrphanPercent, &self.max_orphan_percent),
             (Setting::MaxDanglingPercent, &self.max_dangling_percent),
+            (
+                Setting::MaxReferencedDropPercent,
+                &self.max_referenced_drop_percent,
+            ),
+            (Setting::MaxReplicaLag, &self.max_replica_lag),
             (Setting::Report, &self.report),
             (Setting::Concurrency, &self.concurrency),
         ] {
@@ -205,17 +236,24 @@ impl RunArgs {
             (Setting::Exclude, &self.exclude),
             (Setting::ReferenceHost, &self.reference_host),
             (Setting::ForeignHost, &self.foreign_host),
+            (
+                Setting::AllowUnreferencedFolder,
+                &self.allow_unreferenced_folder,
+            ),
+            (Setting::NotAReference, &self.not_a_reference),
         ] {
             raw.flag(setting, texts.iter().cloned());
         }
         for (setting, on) in [
             (Setting::AllowShortMinAge, self.allow_short_min_age),
             (Setting::AllowNewerOrphans, self.allow_newer_orphans),
+            (Setting::AllowOldTransactions, self.allow_old_transactions),
             (Setting::AllowReplica, self.allow_replica),
             (Setting::AllowUnversioned, self.allow_unversioned),
             (Setting::AllowUnconditional, self.allow_unconditional),
             (Setting::AbortUploads, self.abort_uploads),
             (Setting::DryRun, self.dry_run),
+            (Setting::DatabaseIam, self.database_iam),
         ] {
             raw.flag(setting, on.then(|| "true".to_owned()));
         }
@@ -254,9 +292,10 @@ mod tests {
         let mut given = vec!["orphan-sweeper".to_owned(), "sweep".to_owned()];
         for setting in Setting::ALL {
             given.push(setting.names().0.to_owned());
-            let switch = ["--allow", "--abort", "--dry-run"]
+            let switch = ["--allow", "--abort", "--dry-run", "--database-iam"]
                 .iter()
-                .any(|switch| setting.names().0.starts_with(switch));
+                .any(|switch| setting.names().0.starts_with(switch))
+                && setting != Setting::AllowUnreferencedFolder;
             given.extend((!switch).then(|| "x".to_owned()));
         }
         let Command::Sweep(args) = Arguments::try_parse_from(given).unwrap().command else {

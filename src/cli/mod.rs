@@ -82,7 +82,7 @@ async fn command(command: Command) -> anyhow::Result<u8> {
         Command::Restore(args) => restore::restore(args).await,
         Command::Doctor(args) => examine(args).await,
         #[cfg(feature = "demo")]
-        Command::Demo(args) => crate::demo::run(args.into()).await.map(|()| 0),
+        Command::Demo(args) => Box::pin(crate::demo::run(args.into())).await.map(|()| 0),
     }
 }
 

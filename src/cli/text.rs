@@ -35,6 +35,7 @@ pub(crate) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
         writeln!(to, "{word:<16}{:>14}{bytes}", HumanCount(count).to_string())?;
     }
     more(to, summary)?;
+    write_held_back(to, summary)?;
     for refusal in refusals {
         writeln!(to)?;
         write_refusal(to, refusal)?;
@@ -89,6 +90,9 @@ fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
         uploads,
         rechecked: _,
         applied,
+        // Told by themselves, below.
+        held_back: _,
+        held_back_folders: _,
     } = &summary.more;
     if summary.counts.deleted > 0 {
         writeln!(
@@ -159,6 +163,27 @@ fn headline(summary: &Summary) -> String {
         Status::Failed => "failed:",
     };
     format!("{what} {place} in {seconds}.{tenths} s")
+}
+
+fn write_held_back(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
+    if summary.more.held_back == 0 {
+        return Ok(());
+    }
+    writeln!(to)?;
+    writeln!(
+        to,
+        "held back: {} of the deferred, because nothing in their folder is referenced;",
+        HumanCount(summary.more.held_back)
+    )?;
+    writeln!(
+        to,
+        "  if that is meant, let them go with --allow-unreferenced-folder"
+    )?;
+    for held in &summary.more.held_back_folders {
+        let orphans = HumanCount(held.orphans).to_string();
+        writeln!(to, "  {orphans:>12} in {}", held.folder)?;
+    }
+    Ok(())
 }
 
 fn write_refusal(to: &mut impl Write, refusal: &Refusal) -> io::Result<()> {

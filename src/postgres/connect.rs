@@ -1,7 +1,9 @@
 //! Where the database is and how it is reached.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
@@ -10,7 +12,9 @@ use thiserror::Error;
 use tokio::time::timeout;
 use url::Url;
 
-use super::{DatabaseError, statement};
+use super::access::Access;
+use super::{DatabaseError, roots, statement};
+use crate::chain::chain;
 
 /// The address of a database, with its password. It never shows itself.
 #[derive(Clone)]
@@ -39,17 +43,73 @@ impl DatabaseUrl {
             sqlx::Error::Configuration(_) => UrlError(" (a parameter cannot be read)".to_owned()),
             _ => UrlError(String::new()),
         })?;
-        let asked = url
-            .query_pairs()
-            .any(|(name, _)| matches!(&*name, "sslmode" | "ssl-mode"));
-        if !asked && !is_local(&options) {
+        let asks = |parameters: &[&str]| {
+            url.query_pairs()
+                .any(|(name, _)| parameters.contains(&&*name))
+        };
+        if !asks(&["sslmode", "ssl-mode"]) && !is_local(&options) {
             options = options.ssl_mode(PgSslMode::VerifyFull);
         }
-        let options = options
-            .application_name("orphan-sweeper")
-            .statement_cache_capacity(0)
-            .disable_statement_logging();
-        Ok(Self(options))
+        if asks(&["sslrootcert", "ssl-root-cert", "ssl-ca"]) {
+            return Ok(Self(ours(options)));
+        }
+        Ok(Self(ours(roots::of(options))))
+    }
+
+    /// The database with these parts, asked for a certificate that verifies unless it is
+    /// local.
+    pub(crate) fn from_parts(parts: &Parts<'_>) -> Self {
+        let mut options = PgConnectOptions::new_without_pgpass()
+            .host(parts.host)
+            .port(parts.port)
+            .username(parts.user)
+            .password(parts.password)
+            .database(parts.database);
+        if !is_local(&options) {
+            options = options.ssl_mode(PgSslMode::VerifyFull);
+        }
+        Self(ours(roots::of(options)))
+    }
+
+    /// The same database, whose certificate an authority of this file may have signed, too.
+    #[must_use]
+    pub fn with_ca(self, file: &Path) -> Self {
+        Self(self.0.ssl_root_cert(file))
+    }
+
+    /// The same database and user, signed in with this.
+    pub(crate) fn with_password(&self, password: &str) -> Self {
+        Self(self.0.clone().password(password))
+    }
+
+    /// What makes this address unfit for sign-in with a token, if anything does. `text` is
+    /// what it was made of.
+    #[must_use]
+    pub fn unfit_for_token(&self, text: &str) -> Option<&'static str> {
+        let url = Url::parse(text).ok()?;
+        if url.username().is_empty() {
+            Some("names no user; sign-in by IAM needs one, like postgres://user@host:5432/database")
+        } else if url.password().is_some() {
+            Some("holds a password; sign-in by IAM takes a token in its place")
+        } else if !matches!(self.0.get_ssl_mode(), PgSslMode::VerifyFull) {
+            Some(
+                "sign-in by IAM needs sslmode=verify-full: its token must not go to whoever answers",
+            )
+        } else {
+            None
+        }
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.0.get_port()
+    }
+
+    /// The role that signs in.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        self.0.get_username()
     }
 
     /// The host.
@@ -73,6 +133,23 @@ impl DatabaseUrl {
     }
 }
 
+/// Where a database is and how to sign in, as a secret tells it.
+pub(crate) struct Parts<'secret> {
+    pub(crate) host: &'secret str,
+    pub(crate) port: u16,
+    pub(crate) user: &'secret str,
+    pub(crate) password: &'secret str,
+    pub(crate) database: &'secret str,
+}
+
+/// What every connection of this program has.
+fn ours(options: PgConnectOptions) -> PgConnectOptions {
+    options
+        .application_name("orphan-sweeper")
+        .statement_cache_capacity(0)
+        .disable_statement_logging()
+}
+
 fn is_local(options: &PgConnectOptions) -> bool {
     let host = options.get_host();
     options.get_socket().is_some()
@@ -89,7 +166,7 @@ impl fmt::Debug for DatabaseUrl {
 /// Where transactions are begun.
 #[derive(Debug, Clone)]
 pub struct Database {
-    url: DatabaseUrl,
+    access: Arc<dyn Access>,
     statement_timeout_ms: u64,
 }
 
@@ -112,24 +189,42 @@ impl Database {
     /// The database at this address.
     #[must_use]
     pub fn new(url: DatabaseUrl) -> Self {
+        Self::behind(Arc::new(url))
+    }
+
+    /// The database that is reached so.
+    #[must_use]
+    pub fn behind(access: Arc<dyn Access>) -> Self {
         Self {
-            url,
+            access,
             statement_timeout_ms: STATEMENT_TIMEOUT_MS,
         }
     }
 
-    /// The address.
-    #[must_use]
-    pub fn url(&self) -> &DatabaseUrl {
-        &self.url
+    /// The address, as far as it is known now.
+    ///
+    /// # Errors
+    /// Who knows it cannot be asked.
+    pub async fn url(&self) -> Result<DatabaseUrl, DatabaseError> {
+        Ok(self.access.address().await?)
     }
 
     /// A new connection, outside of any transaction.
     pub(super) async fn connect(&self) -> Result<PgConnection, DatabaseError> {
-        timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.url.0))
-            .await
-            .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
-            .map_err(DatabaseError::Connect)
+        let refused = match open(&self.url().await?).await {
+            Err(error) if is_sign_in(&error) => error,
+            opened => return opened.map_err(DatabaseError::Connect),
+        };
+        // A password may have been changed since it was read. Asked once: a wrong one, tried
+        // again and again, can lock the role out.
+        let Some(url) = self.access.renewed().await? else {
+            return Err(DatabaseError::Connect(refused));
+        };
+        tracing::warn!(
+            error = chain(&refused),
+            "the database refused the sign-in; read anew how to sign in"
+        );
+        open(&url).await.map_err(DatabaseError::Connect)
     }
 
     /// Begins a transaction that cannot write, sees every row or fails, and ends in time.
@@ -158,6 +253,21 @@ impl Database {
         }
         Ok(())
     }
+}
+
+async fn open(url: &DatabaseUrl) -> Result<PgConnection, sqlx::Error> {
+    timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&url.0))
+        .await
+        .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
+}
+
+/// Whether the server knows neither the role nor its password: class 28 of
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+fn is_sign_in(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| code.starts_with("28"))
 }
 
 /// Runs a statement of this program's own over the simple protocol.

@@ -1,16 +1,26 @@
 //! Everything that knows PostgreSQL.
 
+mod access;
 mod check;
 mod connect;
 mod copy;
+mod discover;
 mod examine;
 mod query;
+mod role;
+mod roots;
 mod snapshot;
+mod state;
 
+pub use access::{Access, AccessError};
 pub use check::PrimaryCheck;
+pub(crate) use connect::Parts;
 pub use connect::{Database, DatabaseUrl, UrlError};
+pub use discover::ColumnSearch;
 pub use examine::{Examination, Order, examine};
 pub use query::ReferencesQuery;
+pub use role::{more_than_reading, state};
+pub(crate) use roots::rds_region;
 pub use snapshot::Snapshot;
 
 use thiserror::Error;
@@ -20,6 +30,9 @@ use crate::hands::SnapshotError;
 /// The database could not be read.
 #[derive(Debug, Error)]
 pub enum DatabaseError {
+    /// Nobody says where the database is or how to sign in.
+    #[error("could not learn how to sign in to the database")]
+    Access(#[from] AccessError),
     /// No connection.
     #[error("could not connect to the database")]
     Connect(#[source] sqlx::Error),

@@ -6,7 +6,8 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::connect::{Isolation, execute};
 use super::copy::{Decoder, Value};
-use super::{Database, DatabaseError, ReferencesQuery, statement};
+use super::{Database, DatabaseError, ReferencesQuery, state, statement};
+use crate::guards::DatabaseState;
 use crate::hands::{Identity, Names, ReferenceSnapshot, SnapshotError};
 
 /// The relations that lost rows for this snapshot: those whose files were replaced after it
@@ -27,6 +28,7 @@ const REWRITTEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, 
 pub struct Snapshot {
     connection: PgConnection,
     identity: Identity,
+    state: DatabaseState,
     query: ReferencesQuery,
 }
 
@@ -39,6 +41,8 @@ impl Snapshot {
     pub async fn open(database: &Database, query: &ReferencesQuery) -> Result<Self, DatabaseError> {
         let mut connection = database.connect().await?;
         let identity = identify(&mut connection).await?;
+        // Before the snapshot: a transaction that it does not see must have been seen here.
+        let state = state::look(&mut connection).await?;
         database
             .begin(&mut connection, Isolation::RepeatableRead)
             .await?;
@@ -46,6 +50,7 @@ impl Snapshot {
         Ok(Self {
             connection,
             identity,
+            state,
             query: query.clone(),
         })
     }
@@ -54,6 +59,10 @@ impl Snapshot {
 impl ReferenceSnapshot for Snapshot {
     fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    fn state(&self) -> DatabaseState {
+        self.state.clone()
     }
 
     /// The stream's last item is an error when it did not end as a complete COPY does.

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::{End, REFERENCES_PER_RANGE, Run, unless};
+use super::{End, Run, unless};
 use crate::failure::RunError;
 use crate::guards::{self, Ground};
 use crate::hands::{Journal, ReferenceSnapshot};
@@ -55,6 +55,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             ..ground
         };
         let mut refusals = guards::inspect(&standby, settings.allowed);
+        refusals.extend(self.doubt_database(&snapshot.state()));
         refusals.extend(review::same_database(reviewed.header(), &identity));
         if !refusals.is_empty() {
             return Ok(End::Refused(refusals));
@@ -65,9 +66,8 @@ impl<J: Journal + Sync> Run<'_, J> {
             return Ok(End::Stopped);
         };
         let refused_by = plan.reviewed_refusals();
-        let refused_by = refused_by.iter().map(|no| no.guard.to_owned()).collect();
-        let header = self.header(&identity, cutoff, &plan, refused_by)?;
-        self.journal.plan(&header, plan.spool()).await?;
+        self.write_down(&identity, cutoff, &plan, &refused_by)
+            .await?;
         let approved = match plan.approve_reviewed() {
             Ok(approved) => approved,
             Err(refused) => return Ok(End::Refused(refused.0)),
@@ -106,7 +106,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             let marking = Marking {
                 rules: &settings.rules,
                 prefix: settings.scope.prefix(),
-                per_chunk: REFERENCES_PER_RANGE,
+                per_chunk: self.portions.references_per_range,
             };
             let names = snapshot.names(settings.rules.keep_order()).await?;
             let counts = &mut self.counts;

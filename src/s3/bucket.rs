@@ -12,6 +12,7 @@ use aws_sdk_s3::types::{BucketVersioningStatus, EncodingType};
 use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use bytes::Bytes;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use thiserror::Error;
@@ -170,7 +171,7 @@ impl Bucket {
         Ok((versioning, date))
     }
 
-    async fn fetch(&self, start: &PageStart) -> Result<Vec<u8>, ListError> {
+    async fn fetch(&self, start: &PageStart) -> Result<Bytes, ListError> {
         let mut request = self
             .client
             .list_objects_v2()
@@ -208,7 +209,8 @@ impl Bucket {
                 .body
                 .ok_or_else(|| ListError::Page("the answer has no body".to_owned()))?;
             match ByteStream::new(body).collect().await {
-                Ok(body) => return Ok(body.to_vec()),
+                // (`to_vec` would copy it byte by byte, a third of a page's time.)
+                Ok(body) => return Ok(body.into_bytes()),
                 Err(error) if attempt == BODY_ATTEMPTS => {
                     return Err(ListError::Storage {
                         context: "a page broke off again and again".to_owned(),

@@ -1,6 +1,7 @@
 //! Everything that knows S3.
 
 mod bucket;
+mod conditional;
 mod connect;
 mod delete;
 mod get;
@@ -12,6 +13,7 @@ mod uploads;
 
 pub(crate) use bucket::said;
 pub use bucket::{Bucket, BucketError};
+pub use conditional::{Condition, Put, get, put_if};
 pub use connect::{client, connect, http_client};
 pub use delete::Deleter;
 pub use get::{GetError, get_file, names};

@@ -46,27 +46,30 @@ pub fn parse(body: &[u8]) -> Result<Page, PageFault> {
     })
 }
 
-/// The values of a page, as they stand in it.
+/// A value of a page, its references resolved.
+type Value<'xml> = Cow<'xml, str>;
+
+/// The values of a page.
 #[derive(Default)]
 struct Fields<'xml> {
     contents: Vec<Contents<'xml>>,
-    is_truncated: Option<&'xml str>,
-    next: Option<&'xml str>,
-    key_count: Option<&'xml str>,
-    encoding: Option<&'xml str>,
+    is_truncated: Option<Value<'xml>>,
+    next: Option<Value<'xml>>,
+    key_count: Option<Value<'xml>>,
+    encoding: Option<Value<'xml>>,
 }
 
-#[derive(Default, Clone, Copy)]
+#[derive(Default)]
 struct Contents<'xml> {
-    key: Option<&'xml str>,
-    etag: Option<&'xml str>,
-    size: Option<&'xml str>,
-    last_modified: Option<&'xml str>,
+    key: Option<Value<'xml>>,
+    etag: Option<Value<'xml>>,
+    size: Option<Value<'xml>>,
+    last_modified: Option<Value<'xml>>,
 }
 
 impl Fields<'_> {
     fn into_page(self) -> Result<Page, String> {
-        let url = match self.encoding.map(str::trim) {
+        let url = match self.encoding.as_deref().map(str::trim) {
             None | Some("") => false,
             Some("url") => true,
             Some(other) => {
@@ -75,8 +78,8 @@ impl Fields<'_> {
                 ));
             }
         };
-        let next = match (self.is_truncated, self.next) {
-            (Some("true"), Some(token)) if !token.is_empty() => Some(unescape(token)?.into_owned()),
+        let next = match (self.is_truncated.as_deref(), self.next) {
+            (Some("true"), Some(token)) if !token.is_empty() => Some(token.into_owned()),
             (Some("true"), _) => {
                 return Err("the page is truncated but has no token for the next".to_owned());
             }
@@ -89,7 +92,7 @@ impl Fields<'_> {
                 return Err("the page does not say whether it is the last (IsTruncated)".to_owned());
             }
         };
-        if let Some(count) = self.key_count
+        if let Some(count) = &self.key_count
             && count.parse() != Ok(self.contents.len())
         {
             return Err(format!(
@@ -100,13 +103,17 @@ impl Fields<'_> {
         let mut page = Page::default();
         page.next = next;
         for contents in &self.contents {
-            let raw = unescape(contents.key.ok_or("an object has no key")?)?;
-            let key = if url { decode(&raw)? } else { raw };
+            let raw = contents.key.as_deref().ok_or("an object has no key")?;
+            let key = if url {
+                decode(raw)?
+            } else {
+                Cow::Borrowed(raw)
+            };
             if key.is_empty() {
                 return Err("an object has an empty key".to_owned());
             }
             let about = |what: &str| format!("the object {} has {what}", crate::key::escape(&key));
-            let etag = unescape(contents.etag.unwrap_or_default())?;
+            let etag = contents.etag.as_deref().unwrap_or_default();
             if etag.is_empty() {
                 return Err(about(
                     "no ETag, without which nothing can be deleted safely",
@@ -114,15 +121,17 @@ impl Fields<'_> {
             }
             let size = contents
                 .size
+                .as_deref()
                 .and_then(|size| size.parse().ok())
                 .ok_or_else(|| about("no size"))?;
             // What cannot be read is an unknown age, and that is new.
             let last_modified = contents
                 .last_modified
+                .as_deref()
                 .and_then(|at| at.parse::<Timestamp>().ok());
             page.push(ListedObject {
                 key: &key,
-                etag: &etag,
+                etag,
                 size,
                 last_modified,
             });
@@ -135,7 +144,7 @@ impl Fields<'_> {
 /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html>; seen: S3
 /// sends a plus sign as `%2B`).
 fn decode(raw: &str) -> Result<Cow<'_, str>, String> {
-    if !raw.contains(['%', '+']) {
+    if memchr::memchr2(b'%', b'+', raw.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(raw));
     }
     let spaced = raw.replace('+', " ");
@@ -145,20 +154,26 @@ fn decode(raw: &str) -> Result<Cow<'_, str>, String> {
     }
 }
 
-/// Resolves the five entities of XML and character references.
+/// Resolves the five entities of XML and character references, and folds line ends as XML
+/// 1.0 says (2.11).
 fn unescape(text: &str) -> Result<Cow<'_, str>, String> {
-    if !text.contains(['&', '\r']) {
+    let marked = |text: &str| memchr::memchr2(b'&', b'\r', text.as_bytes());
+    if marked(text).is_none() {
         return Ok(Cow::Borrowed(text));
     }
-    // Line ends are folded as XML 1.0 says (2.11), before references are resolved.
-    let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(text.len());
-    let mut rest = text.as_str();
-    while let Some((before, after)) = rest.split_once('&') {
-        out.push_str(before);
-        let (entity, after) = after
-            .split_once(';')
-            .ok_or("a character reference has no end")?;
+    let mut rest = text;
+    while let Some(at) = marked(rest) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(after) = rest.strip_prefix('\r') {
+            out.push('\n');
+            rest = after.strip_prefix('\n').unwrap_or(after);
+            continue;
+        }
+        let end =
+            memchr::memchr(b';', rest.as_bytes()).ok_or("a character reference has no end")?;
+        let entity = &rest[1..end];
         out.push(match entity {
             "amp" => '&',
             "lt" => '<',
@@ -167,7 +182,7 @@ fn unescape(text: &str) -> Result<Cow<'_, str>, String> {
             "apos" => '\'',
             _ => character(entity).ok_or_else(|| format!("&{entity}; is no character"))?,
         });
-        rest = after;
+        rest = &rest[end + 1..];
     }
     out.push_str(rest);
     Ok(Cow::Owned(out))
@@ -187,6 +202,27 @@ fn character(entity: &str) -> Option<char> {
         .ok()
         .and_then(char::from_u32)
 }
+
+/// White space as XML has it.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+/// Whether an element's name, of those that S3 uses, may hold this byte.
+fn is_name_byte(byte: u8) -> bool {
+    NAME_BYTES[usize::from(byte)]
+}
+
+const NAME_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] =
+            byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'_' | b'-' | b'.');
+        byte += 1;
+    }
+    table
+};
 
 struct Scanner<'xml> {
     text: &'xml str,
@@ -214,8 +250,9 @@ impl<'xml> Scanner<'xml> {
     }
 
     fn space(&mut self) {
-        let rest = self.rest();
-        self.at += rest.len() - rest.trim_start_matches([' ', '\t', '\r', '\n']).len();
+        let bytes = &self.text.as_bytes()[self.at..];
+        let length = bytes.iter().position(|&b| !is_space(b));
+        self.at += length.unwrap_or(bytes.len());
     }
 
     /// Reads up to `end` and past it.
@@ -229,13 +266,16 @@ impl<'xml> Scanner<'xml> {
 
     /// Reads text up to the next tag. A reference that no parser would take is refused even
     /// where nobody wants the text.
-    fn text(&mut self) -> Result<&'xml str, PageFault> {
+    fn text(&mut self) -> Result<Value<'xml>, PageFault> {
+        let rest = self.rest();
+        let plain = memchr::memchr3(b'<', b'&', b'\r', rest.as_bytes());
+        if let Some(length) = plain.filter(|&at| rest.as_bytes()[at] == b'<') {
+            self.at += length;
+            return Ok(Cow::Borrowed(&rest[..length]));
+        }
         let text = self.until(b'<')?;
         self.at -= 1;
-        match unescape(text) {
-            Ok(_) => Ok(text),
-            Err(what) => Err(self.fault(what)),
-        }
+        unescape(text).map_err(|what| self.fault(what))
     }
 
     /// A byte order mark and an XML declaration, if there are.
@@ -263,7 +303,8 @@ impl<'xml> Scanner<'xml> {
     /// The next tag, which must come after nothing but white space.
     fn tag(&mut self) -> Result<Tag<'xml>, PageFault> {
         self.space();
-        if !self.rest().starts_with('<') {
+        let bytes = self.text.as_bytes();
+        if bytes.get(self.at) != Some(&b'<') {
             return Err(self.fault(if self.rest().is_empty() {
                 "the page ends in the middle"
             } else {
@@ -271,6 +312,20 @@ impl<'xml> Scanner<'xml> {
             }));
         }
         self.at += 1;
+        // Nearly every tag of a page is a bare name: read it byte by byte, with no search.
+        let closes = bytes.get(self.at) == Some(&b'/');
+        let start = self.at + usize::from(closes);
+        let name = bytes[start..].iter().position(|&byte| !is_name_byte(byte));
+        let end = start + name.unwrap_or(0);
+        if end > start && bytes[end] == b'>' {
+            self.at = end + 1;
+            let name = &self.text[start..end];
+            return Ok(if closes {
+                Tag::Close(name)
+            } else {
+                Tag::Open(name)
+            });
+        }
         let inside = self.until(b'>')?;
         if let Some(name) = inside.strip_prefix('/') {
             return Ok(Tag::Close(
@@ -302,11 +357,7 @@ impl<'xml> Scanner<'xml> {
 
     /// No comment, no processing instruction, no CDATA: S3 sends none.
     fn name(&self, name: &'xml str) -> Result<&'xml str, PageFault> {
-        if !name.is_empty()
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-' | b'.'))
-        {
+        if !name.is_empty() && name.bytes().all(is_name_byte) {
             Ok(name)
         } else {
             Err(self.fault(format!(
@@ -317,7 +368,7 @@ impl<'xml> Scanner<'xml> {
     }
 
     /// The text of an element that was just opened, up to its own end.
-    fn value(&mut self, name: &str) -> Result<&'xml str, PageFault> {
+    fn value(&mut self, name: &str) -> Result<Value<'xml>, PageFault> {
         let value = self.text()?;
         if self.tag()? == Tag::Close(name) {
             Ok(value)
@@ -328,34 +379,44 @@ impl<'xml> Scanner<'xml> {
 
     /// Passes an element that was just opened, with all that it holds.
     fn skip(&mut self, name: &'xml str) -> Result<(), PageFault> {
+        self.text()?;
+        let mut tag = self.tag()?;
+        // Most hold nothing but text.
+        if tag == Tag::Close(name) {
+            return Ok(());
+        }
         let mut open = vec![name];
         while let Some(&innermost) = open.last() {
-            self.text()?;
-            match self.tag()? {
+            match tag {
                 Tag::Open(name) => open.push(name),
                 Tag::Empty(_) => {}
                 Tag::Close(name) if name == innermost => {
                     open.pop();
+                    if open.is_empty() {
+                        break;
+                    }
                 }
                 Tag::Close(name) => {
                     let name = name.to_owned();
                     return Err(self.fault(format!("{innermost} ends as {name}")));
                 }
             }
+            self.text()?;
+            tag = self.tag()?;
         }
         Ok(())
     }
 
-    fn once(&mut self, slot: &mut Option<&'xml str>, name: &str) -> Result<(), PageFault> {
+    fn once(&mut self, slot: &mut Option<Value<'xml>>, name: &str) -> Result<(), PageFault> {
         let value = self.value(name)?;
         self.put(slot, name, value)
     }
 
     fn put(
         &self,
-        slot: &mut Option<&'xml str>,
+        slot: &mut Option<Value<'xml>>,
         name: &str,
-        value: &'xml str,
+        value: Value<'xml>,
     ) -> Result<(), PageFault> {
         if slot.replace(value).is_some() {
             Err(self.fault(format!("{name} stands twice")))

@@ -8,14 +8,23 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use thiserror::Error;
 
-use super::bucket::said;
+use super::bucket::{Said, said};
 
-/// An object could not be written.
+/// An object of the ledger could not be written or read.
 #[derive(Debug, Error)]
 #[error("{code}: {message}")]
 pub struct PutError {
     code: String,
     message: String,
+}
+
+impl From<Said> for PutError {
+    fn from(said: Said) -> Self {
+        Self {
+            code: said.code.unwrap_or_else(|| "NoAnswer".to_owned()),
+            message: said.message,
+        }
+    }
 }
 
 /// A long plan may take longer than an ordinary request.
@@ -64,12 +73,6 @@ async fn send(client: &Client, bucket: &str, key: &str, body: ByteStream) -> Res
         .await;
     match sent {
         Ok(_) => Ok(()),
-        Err(error) => {
-            let said = said(&error);
-            Err(PutError {
-                code: said.code.unwrap_or_else(|| "NoAnswer".to_owned()),
-                message: said.message,
-            })
-        }
+        Err(error) => Err(said(&error).into()),
     }
 }

@@ -24,12 +24,20 @@ pub enum Setting {
     ForeignHost,
     ReferencePrefix,
     DatabaseUrl,
+    DatabaseSecretArn,
+    DatabaseIam,
+    DatabaseCa,
     MinAge,
     AllowShortMinAge,
     MaxDelete,
     MaxOrphanPercent,
     MaxDanglingPercent,
     AllowNewerOrphans,
+    AllowUnreferencedFolder,
+    MaxReferencedDropPercent,
+    AllowOldTransactions,
+    MaxReplicaLag,
+    NotAReference,
     AllowReplica,
     AllowUnversioned,
     AllowUnconditional,
@@ -41,7 +49,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 31] = [
         Self::Bucket,
         Self::Prefix,
         Self::Include,
@@ -52,12 +60,20 @@ impl Setting {
         Self::ForeignHost,
         Self::ReferencePrefix,
         Self::DatabaseUrl,
+        Self::DatabaseSecretArn,
+        Self::DatabaseIam,
+        Self::DatabaseCa,
         Self::MinAge,
         Self::AllowShortMinAge,
         Self::MaxDelete,
         Self::MaxOrphanPercent,
         Self::MaxDanglingPercent,
         Self::AllowNewerOrphans,
+        Self::AllowUnreferencedFolder,
+        Self::MaxReferencedDropPercent,
+        Self::AllowOldTransactions,
+        Self::MaxReplicaLag,
+        Self::NotAReference,
         Self::AllowReplica,
         Self::AllowUnversioned,
         Self::AllowUnconditional,
@@ -81,12 +97,28 @@ impl Setting {
             Self::ForeignHost => ("--foreign-host", "SWEEPER_FOREIGN_HOST"),
             Self::ReferencePrefix => ("--reference-prefix", "SWEEPER_REFERENCE_PREFIX"),
             Self::DatabaseUrl => ("--database-url", "DATABASE_URL"),
+            Self::DatabaseSecretArn => ("--database-secret-arn", "DATABASE_SECRET_ARN"),
+            Self::DatabaseIam => ("--database-iam", "SWEEPER_DATABASE_IAM"),
+            Self::DatabaseCa => ("--database-ca", "SWEEPER_DATABASE_CA"),
             Self::MinAge => ("--min-age", "SWEEPER_MIN_AGE"),
             Self::AllowShortMinAge => ("--allow-short-min-age", "SWEEPER_ALLOW_SHORT_MIN_AGE"),
             Self::MaxDelete => ("--max-delete", "SWEEPER_MAX_DELETE"),
             Self::MaxOrphanPercent => ("--max-orphan-percent", "SWEEPER_MAX_ORPHAN_PERCENT"),
             Self::MaxDanglingPercent => ("--max-dangling-percent", "SWEEPER_MAX_DANGLING_PERCENT"),
             Self::AllowNewerOrphans => ("--allow-newer-orphans", "SWEEPER_ALLOW_NEWER_ORPHANS"),
+            Self::AllowUnreferencedFolder => (
+                "--allow-unreferenced-folder",
+                "SWEEPER_ALLOW_UNREFERENCED_FOLDER",
+            ),
+            Self::MaxReferencedDropPercent => (
+                "--max-referenced-drop-percent",
+                "SWEEPER_MAX_REFERENCED_DROP_PERCENT",
+            ),
+            Self::AllowOldTransactions => {
+                ("--allow-old-transactions", "SWEEPER_ALLOW_OLD_TRANSACTIONS")
+            }
+            Self::MaxReplicaLag => ("--max-replica-lag", "SWEEPER_MAX_REPLICA_LAG"),
+            Self::NotAReference => ("--not-a-reference", "SWEEPER_NOT_A_REFERENCE"),
             Self::AllowReplica => ("--allow-replica", "SWEEPER_ALLOW_REPLICA"),
             Self::AllowUnversioned => ("--allow-unversioned", "SWEEPER_ALLOW_UNVERSIONED"),
             Self::AllowUnconditional => ("--allow-unconditional", "SWEEPER_ALLOW_UNCONDITIONAL"),
@@ -101,7 +133,12 @@ impl Setting {
     fn is_list(self) -> bool {
         matches!(
             self,
-            Self::Include | Self::Exclude | Self::ReferenceHost | Self::ForeignHost
+            Self::Include
+                | Self::Exclude
+                | Self::ReferenceHost
+                | Self::ForeignHost
+                | Self::AllowUnreferencedFolder
+                | Self::NotAReference
         )
     }
 }
@@ -154,16 +191,16 @@ impl RawSettings {
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
             let ours = name.to_ascii_uppercase().starts_with("SWEEPER_");
-            if !ours && name != Setting::DatabaseUrl.names().1 {
+            let setting = Setting::ALL
+                .into_iter()
+                .find(|setting| setting.names().1 == name);
+            if !ours && setting.is_none() {
                 continue;
             }
             let value = value
                 .into_string()
                 .map_err(|_| ConfigError::new(&name, "its value is not UTF-8"))?;
-            match Setting::ALL
-                .into_iter()
-                .find(|setting| setting.names().1 == name)
-            {
+            match setting {
                 Some(_) if value.is_empty() => {}
                 Some(setting) => {
                     let origin = setting.names().1;

@@ -124,6 +124,8 @@ impl World {
             (Setting::Bucket, BUCKET),
             (Setting::DatabaseUrl, self.database.url()),
             (Setting::Report, &ledger),
+            // Where tests leave their orphans.
+            (Setting::AllowUnreferencedFolder, "left/"),
         ];
         let mut values: BTreeMap<Setting, Vec<String>> = BTreeMap::new();
         for (setting, text) in base {

@@ -6,6 +6,7 @@ then breaks the template in every way listed at the end and expects each break
 to be noticed. With one, it checks that file only.
 """
 
+import json
 import logging
 import os
 import re
@@ -34,6 +35,9 @@ CONTRACT = {
     "SWEEPER_FOREIGN_HOST",
     "SWEEPER_REFERENCE_PREFIX",
     "DATABASE_URL",
+    "DATABASE_SECRET_ARN",
+    "SWEEPER_DATABASE_IAM",
+    "SWEEPER_DATABASE_CA",
     "SWEEPER_MIN_AGE",
     "SWEEPER_MAX_DELETE",
     "SWEEPER_MAX_ORPHAN_PERCENT",
@@ -41,6 +45,11 @@ CONTRACT = {
     "SWEEPER_DRY_RUN",
     "SWEEPER_REPORT",
     "SWEEPER_ALLOW_NEWER_ORPHANS",
+    "SWEEPER_ALLOW_UNREFERENCED_FOLDER",
+    "SWEEPER_MAX_REFERENCED_DROP_PERCENT",
+    "SWEEPER_ALLOW_OLD_TRANSACTIONS",
+    "SWEEPER_MAX_REPLICA_LAG",
+    "SWEEPER_NOT_A_REFERENCE",
     "SWEEPER_ALLOW_REPLICA",
     "SWEEPER_ALLOW_UNVERSIONED",
     "SWEEPER_ALLOW_UNCONDITIONAL",
@@ -61,6 +70,41 @@ SWEEP_ACTIONS = {
     "s3:PutObject",
     "logs:CreateLogStream",
     "logs:PutLogEvents",
+    "sqs:SendMessage",
+    "xray:PutTraceSegments",
+    "xray:PutTelemetryRecords",
+}
+
+# What these parameters add to it.
+MORE_ACTIONS = [
+    ({"DatabaseSecretArn": "arn:aws:secretsmanager:x"}, {"secretsmanager:GetSecretValue"}),
+    ({"DatabaseSecretKeyArn": "arn:aws:kms:x"}, {"kms:Decrypt"}),
+    (
+        {"DatabaseIam": "true", "DatabaseResourceId": "db-1", "DatabaseUser": "sweeper"},
+        {"rds-db:connect"},
+    ),
+    (
+        {"VpcId": "vpc-1"},
+        {
+            "ec2:CreateNetworkInterface",
+            "ec2:DescribeNetworkInterfaces",
+            "ec2:DescribeSubnets",
+            "ec2:DeleteNetworkInterface",
+            "ec2:AssignPrivateIpAddresses",
+            "ec2:UnassignPrivateIpAddresses",
+        },
+    ),
+]
+
+# Actions that AWS lets nobody restrict to a resource, or none that exists yet.
+ANY_RESOURCE = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"} | MORE_ACTIONS[3][1]
+
+# What nobody may allow the sweep, whatever else is attached to its role.
+DENIED = {
+    "s3:DeleteObjectVersion",
+    "s3:PutBucketVersioning",
+    "s3:PutLifecycleConfiguration",
+    "s3:DeleteBucket",
 }
 
 NOTHING = object()
@@ -77,6 +121,7 @@ class Stack:
             "AWS::Partition": "aws",
             "AWS::Region": "us-east-1",
             "AWS::StackName": "stack",
+            "AWS::URLSuffix": "amazonaws.com",
         }
         for name, parameter in template["Parameters"].items():
             if name in parameters:
@@ -146,6 +191,8 @@ class Stack:
             return not argument[0]
         if name == "Or":
             return any(argument)
+        if name == "And":
+            return all(argument)
         if name == "Join":
             return argument[0].join(argument[1])
         if name == "Split":
@@ -162,7 +209,11 @@ class Stack:
         assert len(found) == 1, f"{len(found)} of {kind}"
         return next(iter(found.values()))
 
-    def statements(self, role):
+    def condition_holds(self, resource):
+        name = self.template["Resources"][resource].get("Condition")
+        return name is None or self.condition(name)
+
+    def statements(self, role, effect="Allow"):
         properties = self.resources[role]["Properties"]
         assert not properties.get("ManagedPolicyArns"), f"{role} has managed policies"
         return [
@@ -173,7 +224,7 @@ class Stack:
             )
             for policy in properties["Policies"]
             for statement in policy["PolicyDocument"]["Statement"]
-            if statement["Effect"] == "Allow"
+            if statement["Effect"] == effect
         ]
 
 
@@ -195,15 +246,17 @@ def translate(text):
 
 
 def check_function(stack):
-    function = stack.only("AWS::Lambda::Function")
+    function = stack.resources["Sweeper"]["Properties"]
     environment = function["Environment"]["Variables"]
     unknown = set(environment) - CONTRACT
     assert not unknown, f"not in the contract: {sorted(unknown)}"
     assert set(environment) == CONTRACT, f"not set: {sorted(CONTRACT - set(environment))}"
     assert environment["SWEEPER_DRY_RUN"] == "true", "the first deployment must be a dry run"
-    for allowed in ("NEWER_ORPHANS", "REPLICA", "UNVERSIONED", "UNCONDITIONAL"):
+    for allowed in ("NEWER_ORPHANS", "OLD_TRANSACTIONS", "REPLICA", "UNVERSIONED", "UNCONDITIONAL"):
         assert environment[f"SWEEPER_ALLOW_{allowed}"] == "false", allowed
     assert environment["SWEEPER_ABORT_UPLOADS"] == "false"
+    for none in ("SWEEPER_ALLOW_UNREFERENCED_FOLDER", "SWEEPER_NOT_A_REFERENCE"):
+        assert environment[none] == "", none
     assert environment["SWEEPER_MIN_AGE"] == "24h"
     assert environment["SWEEPER_REFERENCES"] == "SELECT name FROM images"
     assert environment["SWEEPER_REPORT"] == "s3://<LedgerBucket>/ledger"
@@ -235,7 +288,8 @@ def check_permissions(stack):
     for name in stack.of_type("AWS::IAM::Role"):
         for actions, resources, _ in stack.statements(name):
             for resource in resources:
-                assert resource != "*", f"{name}: {actions} on everything"
+                wide = set() if resource != "*" else set(actions) - ANY_RESOURCE
+                assert not wide, f"{name}: {sorted(wide)} on everything"
             for action in actions:
                 assert "*" not in action, f"{name}: {action}"
     for actions, _, condition in stack.statements("SweeperRole"):
@@ -246,7 +300,181 @@ def check_permissions(stack):
     granted = {a for actions, _, _ in stack.statements("SweeperRole") for a in actions}
     assert granted == SWEEP_ACTIONS, f"not granted: {sorted(SWEEP_ACTIONS - granted)}"
     schedule = [(actions, resources) for actions, resources, _ in stack.statements("ScheduleRole")]
-    assert schedule == [(["lambda:InvokeFunction"], ["<Sweeper.Arn>"])]
+    assert schedule == [
+        (["lambda:InvokeFunction"], ["<Sweeper.Arn>"]),
+        (["sqs:SendMessage"], ["<DeadLetters.Arn>"]),
+    ]
+    denied = stack.statements("SweeperRole", "Deny")
+    assert (
+        ["s3:DeleteObject"],
+        ["arn:aws:s3:::<BucketName>/*"],
+        {"Null": {"s3:if-match": "true"}},
+    ) in denied, "an unconditional deletion is not denied"
+    bucket = ["arn:aws:s3:::<BucketName>", "arn:aws:s3:::<BucketName>/*"]
+    always = [set(a) for a, resources, condition in denied if resources == bucket and not condition]
+    assert always == [DENIED], f"not denied: {always}"
+
+
+def check_options(template):
+    """What each way of reaching the database adds to the permissions, and where."""
+    for parameters, more in MORE_ACTIONS:
+        stack = Stack(template, **parameters)
+        granted = {a for actions, _, _ in stack.statements("SweeperRole") for a in actions}
+        assert granted == SWEEP_ACTIONS | more, f"{parameters}: {sorted(granted ^ (SWEEP_ACTIONS | more))}"
+        for actions, resources, condition in stack.statements("SweeperRole"):
+            if "secretsmanager:GetSecretValue" in actions:
+                assert resources == ["arn:aws:secretsmanager:x"]
+            if "rds-db:connect" in actions:
+                assert resources == ["arn:aws:rds-db:us-east-1:123456789012:dbuser:db-1/sweeper"]
+            if "kms:Decrypt" in actions:
+                assert resources == ["arn:aws:kms:x"]
+                assert condition == {
+                    "StringEquals": {"kms:ViaService": "secretsmanager.us-east-1.amazonaws.com"}
+                }
+    outside, inside = Stack(template), Stack(template, VpcId="vpc-1", SubnetIds=["subnet-1"])
+    assert "VpcConfig" not in outside.resources["Sweeper"]["Properties"]
+    assert inside.resources["Sweeper"]["Properties"]["VpcConfig"] == {
+        "SubnetIds": ["subnet-1"],
+        "SecurityGroupIds": ["<SweeperSecurityGroup>"],
+    }
+    network = ["SweeperSecurityGroup", "DatabaseIngress", "S3Endpoint", "SecretsEndpointGroup", "SecretsManagerEndpoint"]
+    assert not any(map(outside.condition_holds, network))
+    assert [n for n in network if inside.condition_holds(n)] == network[:1]
+    whole = Stack(
+        template,
+        VpcId="vpc-1",
+        SubnetIds=["subnet-1"],
+        DatabaseSecurityGroupId="sg-1",
+        S3EndpointRouteTableIds=["rtb-1"],
+        SecretsEndpoint="true",
+    )
+    assert all(map(whole.condition_holds, network))
+    assert "Layers" not in outside.resources["Sweeper"]["Properties"]
+    assert outside.resources["Sweeper"]["Properties"]["Environment"]["Variables"]["SWEEPER_DATABASE_CA"] == ""
+    layered = Stack(template, DatabaseCaLayerArn="arn:aws:lambda:x").resources["Sweeper"]["Properties"]
+    assert layered["Layers"] == ["arn:aws:lambda:x"]
+    assert layered["Environment"]["Variables"]["SWEEPER_DATABASE_CA"] == "/opt/ca.pem"
+
+
+def check_rules(template):
+    """The rules let through what can work, and nothing else."""
+    secret, url = {"DatabaseSecretArn": "arn:x"}, {"DatabaseUrl": "postgres://u@h/d"}
+    iam = {"DatabaseIam": "true", "DatabaseResourceId": "db-1", "DatabaseUser": "u"}
+    for good, parameters in [
+        (False, {}),
+        (True, secret),
+        (True, url),
+        (False, secret | url),
+        (True, url | iam),
+        (False, secret | iam),
+        (False, url | iam | {"DatabaseUser": ""}),
+        (False, url | iam | {"DatabaseResourceId": ""}),
+        (False, url | {"DatabaseSecurityGroupId": "sg-1"}),
+        (False, secret | {"SecretsEndpoint": "true"}),
+        (True, secret | {"SecretsEndpoint": "true", "VpcId": "vpc-1"}),
+    ]:
+        stack = Stack(template, **parameters)
+        held = all(
+            stack.resolve(assertion["Assert"])
+            for rule in template["Rules"].values()
+            if stack.resolve(rule.get("RuleCondition", True))
+            for assertion in rule["Assertions"]
+        )
+        assert held == good, f"{parameters}: {held}"
+
+
+def check_alarms(template):
+    topic = "arn:aws:sns:us-east-1:123456789012:topic"
+    source = (ROOT / "src" / "metrics.rs").read_text()
+    told = set(re.findall(r'"([a-z_]+)",\s*"(?:Count|Bytes|Milliseconds)"', source))
+    for prefix, dimension in [("", "*"), ("images", "images/"), ("a/", "a/")]:
+        stack = Stack(template, BucketName="pictures", Prefix=prefix, AlarmTopicArn=topic)
+        alarms = stack.of_type("AWS::CloudWatch::Alarm")
+        assert set(alarms) == {
+            "FailedAlarm",
+            "RefusedAlarm",
+            "SilenceAlarm",
+            "DeletionsAlarm",
+            "NamedAgainAlarm",
+            "DeadLettersAlarm",
+        }
+        for name, alarm in alarms.items():
+            assert alarm["AlarmActions"] == [topic], name
+            silent = name == "SilenceAlarm"
+            assert alarm["TreatMissingData"] == ("breaching" if silent else "notBreaching"), name
+            assert alarm["Period"] * alarm["EvaluationPeriods"] <= 604_800
+            if alarm["Namespace"] == "OrphanSweeper":
+                assert alarm["Dimensions"] == [
+                    {"Name": "bucket", "Value": "pictures"},
+                    {"Name": "prefix", "Value": dimension},
+                ], name
+                assert alarm["MetricName"] in told, name
+        silence = alarms["SilenceAlarm"]
+        assert silence["Period"] * silence["EvaluationPeriods"] == 26 * 3600
+        assert silence["Statistic"] == "Sum" and silence["Threshold"] == 1
+        assert silence["ComparisonOperator"] == "LessThanThreshold"
+        body = json.loads(stack.only("AWS::CloudWatch::Dashboard")["DashboardBody"])
+        for widget in body["widgets"]:
+            metrics = widget["properties"]["metrics"]
+            assert metrics[0][2:] == ["bucket", "pictures", "prefix", dimension], metrics
+            assert {metric[1] for metric in metrics} <= told, metrics
+    quiet = Stack(template, AlarmSilenceHours=0, Dashboard="false")
+    assert not quiet.condition_holds("SilenceAlarm") and not quiet.condition_holds("Nights")
+    assert all("AlarmActions" not in a for a in quiet.of_type("AWS::CloudWatch::Alarm").values())
+
+
+def check_undo(template):
+    """The second function has its own role, which alone may delete a version."""
+    for prefix, folder in [("", ""), ("images", "images/")]:
+        stack = Stack(template, BucketName="pictures", Prefix=prefix)
+        function = stack.resources["Restorer"]["Properties"]
+        assert function["Handler"] == "restore" and function["Role"] == "<RestorerRole.Arn>"
+        assert set(function["Environment"]["Variables"]) == {"SWEEPER_BUCKET", "SWEEPER_REPORT", "SWEEPER_CONCURRENCY"}
+        report = stack.resources["Sweeper"]["Properties"]["Environment"]["Variables"]["SWEEPER_REPORT"]
+        assert function["Environment"]["Variables"]["SWEEPER_REPORT"] == report
+        granted = {}
+        for actions, resources, condition in stack.statements("RestorerRole"):
+            for action in actions:
+                granted[(action, *resources)] = condition
+        assert set(granted) == {
+            ("s3:ListBucketVersions", "arn:aws:s3:::pictures"),
+            ("s3:GetBucketVersioning", "arn:aws:s3:::pictures"),
+            ("s3:DeleteObjectVersion", f"arn:aws:s3:::pictures/{folder}*"),
+            ("s3:PutObject", "<LedgerBucket.Arn>/ledger/*"),
+            ("s3:GetObject", "<LedgerBucket.Arn>/ledger/*"),
+            ("s3:ListBucket", "<LedgerBucket.Arn>"),
+            ("logs:CreateLogStream", "<SweeperLogs.Arn>"),
+            ("logs:PutLogEvents", "<SweeperLogs.Arn>"),
+            ("xray:PutTraceSegments", "*"),
+            ("xray:PutTelemetryRecords", "*"),
+        }, granted
+        for (action, *_), condition in granted.items():
+            if action.startswith("s3:"):
+                assert condition["StringEquals"]["aws:ResourceAccount"] == "123456789012", action
+        listed = granted[("s3:ListBucketVersions", "arn:aws:s3:::pictures")]
+        assert listed.get("StringLike", {}).get("s3:prefix") == (f"{folder}*" if prefix else None)
+    for actions, _, _ in stack.statements("SweeperRole"):
+        assert "s3:DeleteObjectVersion" not in actions and "lambda:InvokeFunction" not in actions
+    source = (ROOT / "src" / "lambda" / "undo.rs").read_text()
+    assert 'HANDLER: &str = "restore"' in source
+
+
+def check_dead_letters(stack):
+    queue = "<DeadLetters.Arn>"
+    asynchronous = stack.only("AWS::Lambda::EventInvokeConfig")
+    assert asynchronous["DestinationConfig"]["OnFailure"]["Destination"] == queue
+    assert stack.only("AWS::Scheduler::Schedule")["Target"]["DeadLetterConfig"] == {"Arn": queue}
+    assert stack.only("AWS::SQS::Queue")["SqsManagedSseEnabled"] is True
+    assert stack.resources["Sweeper"]["Properties"]["TracingConfig"] == {"Mode": "Active"}
+
+
+def check_files():
+    """The events that come with the template are ones that the function takes."""
+    assert json.loads((ROOT / "events" / "nightly.json").read_text()) == {}
+    assert json.loads((ROOT / "events" / "dry-run.json").read_text()) == {"dry_run": True}
+    assert list(json.loads((ROOT / "events" / "one-prefix.json").read_text())) == ["prefix"]
+    deploy = tomllib.loads((ROOT / "samconfig.toml").read_text())["default"]["deploy"]["parameters"]
+    assert deploy["capabilities"] == "CAPABILITY_IAM"
 
 
 def check_ledger(stack):
@@ -273,7 +501,7 @@ def check_parameters(template):
         LedgerRetentionDays=0,
         TimeZone="Asia/Seoul",
     )
-    function = stack.only("AWS::Lambda::Function")
+    function = stack.resources["Sweeper"]["Properties"]
     assert function["Architectures"] == ["x86_64"]
     assert function["Environment"]["Variables"]["SWEEPER_DRY_RUN"] == "false"
     schedule = stack.only("AWS::Scheduler::Schedule")
@@ -281,14 +509,17 @@ def check_parameters(template):
     rules = stack.resources["LedgerBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
     assert not any("ExpirationInDays" in rule for rule in rules), "0 must keep the ledger"
     for none in ("", "-1"):
-        function = Stack(template, ReservedConcurrency=none).only("AWS::Lambda::Function")
+        function = Stack(template, ReservedConcurrency=none).resources["Sweeper"]["Properties"]
         assert "ReservedConcurrentExecutions" not in function
     aborting = Stack(template, AbortUploads="true")
     granted = {a for actions, _, _ in aborting.statements("SweeperRole") for a in actions}
     assert granted == SWEEP_ACTIONS | {"s3:AbortMultipartUpload"}
-    environment = aborting.only("AWS::Lambda::Function")["Environment"]["Variables"]
+    environment = aborting.resources["Sweeper"]["Properties"]["Environment"]["Variables"]
     assert environment["SWEEPER_ABORT_UPLOADS"] == "true"
     assert template["Parameters"]["DatabaseUrl"]["NoEcho"] is True
+    pattern = template["Parameters"]["DatabaseUser"]["AllowedPattern"]
+    for hostile in ("*", "u*", "${aws:username}", "u/v"):
+        assert not re.fullmatch(pattern, hostile), f"{hostile} would widen the permissions"
     for name, parameter in template["Parameters"].items():
         assert parameter.get("Description"), f"{name} is not described"
 
@@ -314,6 +545,9 @@ def check_scope(template):
             if "s3:ListMultipartUploadParts" in actions:
                 assert resources == [f"arn:aws:s3:::pictures/{folder}*"], f"{given}: {resources}"
             if "s3:ListBucket" in actions:
+                if resources == ["<LedgerBucket.Arn>"]:
+                    assert condition["StringLike"] == {"s3:prefix": "ledger/*"}
+                    continue
                 assert "s3:ListBucketVersions" in actions, "versions settle a lost answer"
                 assert resources == ["arn:aws:s3:::pictures"]
                 prefixes = condition.get("StringLike", {}).get("s3:prefix")
@@ -363,7 +597,7 @@ def check_build(text):
 
 def check_source(template):
     source = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.rs"))
-    function = Stack(template).only("AWS::Lambda::Function")
+    function = Stack(template).resources["Sweeper"]["Properties"]
     for name in function["Environment"]["Variables"]:
         assert re.search(rf"\b{name}\b", source), f"the template sets {name}, nothing in src reads it"
     settings = (ROOT / "src" / "settings" / "raw.rs").read_text()
@@ -380,7 +614,12 @@ def check(text):
     check_schedule(stack)
     check_permissions(stack)
     check_ledger(stack)
+    check_dead_letters(stack)
     check_outputs(stack)
+    check_options(template)
+    check_rules(template)
+    check_alarms(template)
+    check_undo(template)
     check_parameters(template)
     check_scope(template)
     check_groups(text)
@@ -400,6 +639,9 @@ BREAKS = [
     ),
     ('Default: "false"\n    Description: Delete although the bucket', 'Default: "true"\n    Description: X'),
     ('Default: "false"\n    Description: Accept a standby', 'Default: "true"\n    Description: X'),
+    ('Default: "false"\n    Description: Delete although transactions', 'Default: "true"\n    Description: X'),
+    ('Default: ""\n    Description: Folders in which nothing', 'Default: "images/"\n    Description: X'),
+    ('Default: ""\n    Description: Columns whose mentions', 'Default: "public.users.avatar"\n    Description: X'),
     ('Default: "false"\n    Description: Delete although 20', 'Default: "true"\n    Description: X'),
     ('Default: "false"\n    Description: Delete although the storage', 'Default: "true"\n    Description: X'),
     ('Default: "false"\n    Description: Abort multipart', 'Default: "true"\n    Description: X'),
@@ -432,6 +674,7 @@ BREAKS = [
     ("Action: [s3:GetObject, s3:DeleteObject]", "Action: [s3:GetObject, s3:Delete*]"),
     ("Action: [s3:GetObject, s3:DeleteObject]", "Action: [s3:DeleteObject]"),
     ("Action: [s3:ListBucket, s3:ListBucketVersions]", "Action: s3:ListBucket"),
+    ("Resource: !GetAtt LedgerBucket.Arn\n                Condition", "Resource: !Sub ${LedgerBucket.Arn}/*\n                Condition"),
     ("Action: [s3:PutObject, s3:GetObject]", "Action: s3:GetObject"),
     ("${LedgerBucket.Arn}/ledger/*", "${LedgerBucket.Arn}/*"),
     ("Resource: !GetAtt SweeperLogs.Arn", 'Resource: "*"'),
@@ -453,6 +696,35 @@ BREAKS = [
     ("!GetAtt SweeperLogs.Arn", "!GetAtt Logs.Arn"),
     ("Value: !Ref SweeperNightly", "Value: !Ref SweeperNightlySchedule"),
     ("!Equals [!Ref Prefix, \"\"]", "!Equals [!Ref Prefiks, \"\"]"),
+    ('                  "Null": {s3:if-match: "true"}', '                  "Null": {s3:if-match: "false"}'),
+    ("                  - s3:DeleteObjectVersion\n", ""),
+    ("                Effect: Deny\n                Action: s3:DeleteObject\n", "                Effect: Allow\n                Action: s3:DeleteObject\n"),
+    ("Resource: !Ref DatabaseSecretArn", 'Resource: "*"'),
+    ("dbuser:${DatabaseResourceId}/${DatabaseUser}", "dbuser:${DatabaseResourceId}/*"),
+    ('AllowedPattern: "^[0-9A-Za-z_.@-]*$"', 'AllowedPattern: "^.*$"'),
+    ("kms:ViaService", "kms:CallerAccount"),
+    ("            Destination: !GetAtt DeadLetters.Arn\n", "            Destination: !GetAtt Letters.Arn\n"),
+    ("            DeadLetterConfig:\n              Arn: !GetAtt DeadLetters.Arn\n", ""),
+    ("                Action: sqs:SendMessage\n                Resource: !GetAtt DeadLetters.Arn\n\n", "                Action: sqs:SendMessage\n                Resource: \"*\"\n\n"),
+    ("SqsManagedSseEnabled: true", "SqsManagedSseEnabled: false"),
+    ("      Tracing: Active\n", ""),
+    ("TreatMissingData: breaching", "TreatMissingData: notBreaching"),
+    ("      Period: 3600\n", "      Period: 300\n"),
+    ("    Default: 26\n", "    Default: 200\n"),
+    ("MetricName: runs_refused", "MetricName: refused"),
+    ("MetricName: deleted", "MetricName: deletions"),
+    ('            - "*"\n      Statistic: Sum\n', '            - ""\n      Statistic: Sum\n'),
+    ('[["OrphanSweeper", "dangling"', '[["OrphanSweeper", "broken"'),
+    ("AlarmActions: !If [HasTopic, [!Ref AlarmTopicArn], !Ref AWS::NoValue]", "AlarmActions: []"),
+    ("SecurityGroupIds: [!Ref SweeperSecurityGroup]", "SecurityGroupIds: []"),
+    ("    Condition: OpensDatabase\n", "    Condition: InVpc\n"),
+    ("          - !And [!Equals [!Ref DatabaseUrl, \"\"]", "          - !Or [!Equals [!Ref DatabaseUrl, \"\"]"),
+    ("      - Assert: !Not [!Equals [!Ref DatabaseUser, \"\"]]", "      - Assert: !Not [!Equals [!Ref DatabaseUrl, \"\"]]"),
+    ("    RuleCondition: !Equals [!Ref DatabaseIam, \"true\"]", "    RuleCondition: !Equals [!Ref DatabaseIam, \"false\"]"),
+    ("!If [HasCaLayer, /opt/ca.pem, \"\"]", "/opt/ca.pem"),
+    ("      Handler: restore\n", "      Handler: bootstrap\n"),
+    ("      Role: !GetAtt RestorerRole.Arn\n", "      Role: !GetAtt SweeperRole.Arn\n"),
+    ("                Action: s3:DeleteObjectVersion\n", "                Action: s3:DeleteObject*\n"),
     ("AWS_MAX_ATTEMPTS=1 ", ""),
     ("--cli-read-timeout 0 ", ""),
     ("echo '{\"dry_run\":true}'", "echo '{}'"),
@@ -468,6 +740,7 @@ def main():
         return
     text = (ROOT / "template.yaml").read_text()
     check_source(check(text))
+    check_files()
     missed = []
     for was, becomes in BREAKS:
         assert was in text, f"the template no longer says {was!r}"

@@ -1,0 +1,232 @@
+//! Searches the database for texts: every column that may hold a name, read-only, in a
+//! transaction of its own, and bounded in time.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+use super::connect::{Isolation, execute};
+use super::query::{Collation, literal};
+use super::{Database, DatabaseError, ReferencesQuery, statement};
+use crate::discovery::{
+    Column, ColumnKind, ColumnName, Columns, DiscoveryError, ReadBy, Searched, Token,
+};
+
+/// How long the search of one column may take.
+const PER_COLUMN: Duration = Duration::from_secs(10);
+
+/// How long the whole search may take.
+const ALTOGETHER: Duration = Duration::from_mins(1);
+
+/// Less time than this is not worth a statement.
+const TOO_LITTLE: Duration = Duration::from_millis(100);
+
+/// Pieces of text that one column may give.
+const MAX_TOKENS: usize = 2_000;
+
+/// Every column of text, JSON or arrays of them, small tables first, so that much is searched
+/// before the time is up. A partition is searched with its table. What the transaction holds a
+/// lock on is what the references query reads.
+const COLUMNS: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text, \
+        format('%I.%I', n.nspname, c.relname), quote_ident(a.attname), \
+        CASE WHEN t.typcategory = 'A' THEN 'array' WHEN t.typcategory = 'S' THEN 'text' ELSE 'json' END, \
+        has_schema_privilege(n.oid, 'USAGE') AND has_column_privilege(c.oid, a.attnum, 'SELECT'), \
+        EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation = c.oid), c.oid::bigint \
+    FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid \
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_type AS t ON t.oid = a.atttypid \
+        LEFT JOIN pg_type AS b ON b.oid = t.typbasetype \
+        LEFT JOIN pg_type AS e ON e.oid = COALESCE(b.typelem, t.typelem) \
+    WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped \
+        AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' \
+        AND (t.typcategory = 'S' OR COALESCE(b.typname, t.typname) IN ('json', 'jsonb', 'xml', 'hstore') \
+            OR t.typcategory = 'A' AND (e.typcategory = 'S' OR e.typname IN ('json', 'jsonb'))) \
+    ORDER BY c.relpages, n.nspname, c.relname, a.attnum";
+
+/// A search that goes on.
+#[derive(Debug)]
+pub struct ColumnSearch {
+    connection: PgConnection,
+    query: ReferencesQuery,
+    /// The column that the query yields as it is: its table as SQL names it, and its name.
+    origin: Option<(String, String)>,
+    until: Instant,
+}
+
+impl ColumnSearch {
+    /// Begins a search of the database.
+    ///
+    /// # Errors
+    /// No connection, or a query that the database refuses.
+    pub async fn open(database: &Database, query: &ReferencesQuery) -> Result<Self, DatabaseError> {
+        let mut connection = database.connect().await?;
+        database
+            .begin(&mut connection, Isolation::ReadCommitted)
+            .await?;
+        let origin = query.validate(&mut connection).await?;
+        Ok(Self {
+            connection,
+            query: query.clone(),
+            origin: origin.map(|origin| (origin.table, origin.column)),
+            until: Instant::now() + ALTOGETHER,
+        })
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn close(mut self) -> Result<(), DatabaseError> {
+        execute(&mut self.connection, "ROLLBACK".to_owned())
+            .await
+            .map_err(statement("end the transaction"))?;
+        self.connection
+            .close()
+            .await
+            .map_err(statement("close the connection"))
+    }
+
+    async fn columns(&mut self) -> Result<Vec<Column>, DatabaseError> {
+        const TRIED: &str = "list the columns";
+        let origin: Option<i64> = match &self.origin {
+            None => None,
+            Some((table, _)) => {
+                let oid = format!("SELECT {}::regclass::oid::bigint", literal(table));
+                super::snapshot::first_column(&mut self.connection, &oid, TRIED).await?
+            }
+        };
+        let own = self.origin.as_ref().map(|(_, column)| column.clone());
+        let rows = sqlx::query(COLUMNS)
+            .persistent(false)
+            .fetch_all(&mut self.connection)
+            .await
+            .map_err(statement(TRIED))?;
+        rows.iter()
+            .map(|row| column(row, origin, own.as_deref()))
+            .collect::<Result<_, _>>()
+            .map_err(statement(TRIED))
+    }
+
+    /// Runs a statement in what is left of the time. The inner error says why it gave nothing;
+    /// the transaction goes on.
+    async fn bounded(
+        &mut self,
+        text: String,
+        bound: &[&str],
+        tried: &'static str,
+    ) -> Result<Result<Vec<PgRow>, String>, DatabaseError> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left < TOO_LITTLE {
+            return Ok(Err("no time was left".to_owned()));
+        }
+        let limit = left.min(PER_COLUMN);
+        let savepoint = format!(
+            "SAVEPOINT search; SET LOCAL statement_timeout = {}",
+            limit.as_millis()
+        );
+        execute(&mut self.connection, savepoint)
+            .await
+            .map_err(statement(tried))?;
+        // One text, or a list of them.
+        let query = sqlx::query(AssertSqlSafe(text)).persistent(false);
+        let query = match bound {
+            [one] => query.bind(*one),
+            many => query.bind(many),
+        };
+        let ended = match query.fetch_all(&mut self.connection).await {
+            Ok(rows) => Ok(rows),
+            Err(sqlx::Error::Database(error)) => Err(match error.code().as_deref() {
+                Some("57014") => format!("it took longer than {} s", limit.as_secs().max(1)),
+                _ => error.message().to_owned(),
+            }),
+            Err(error) => return Err(statement(tried)(error)),
+        };
+        execute(
+            &mut self.connection,
+            "ROLLBACK TO SAVEPOINT search".to_owned(),
+        )
+        .await
+        .map_err(statement(tried))?;
+        Ok(ended)
+    }
+}
+
+fn column(row: &PgRow, origin: Option<i64>, own: Option<&str>) -> Result<Column, sqlx::Error> {
+    let text = |index: usize| row.try_get::<String, _>(index);
+    let name = text(2)?;
+    let (readable, locked, table): (bool, bool, i64) =
+        (row.try_get(6)?, row.try_get(7)?, row.try_get(8)?);
+    let read_by = if origin == Some(table) && own == Some(name.as_str()) {
+        ReadBy::Column
+    } else if locked {
+        ReadBy::Table
+    } else {
+        ReadBy::Nothing
+    };
+    Ok(Column {
+        name: ColumnName::new(&text(0)?, &text(1)?, &name),
+        sql_table: text(3)?,
+        sql_column: text(4)?,
+        kind: match text(5)?.as_str() {
+            "array" => ColumnKind::Array,
+            "text" => ColumnKind::Text,
+            _ => ColumnKind::Json,
+        },
+        readable,
+        read_by,
+    })
+}
+
+impl Columns for ColumnSearch {
+    async fn columns(&mut self) -> Result<Vec<Column>, DiscoveryError> {
+        Self::columns(self)
+            .await
+            .map_err(|error| DiscoveryError(error.into()))
+    }
+
+    async fn search(&mut self, column: &Column, pattern: &str) -> Result<Searched, DiscoveryError> {
+        const TRIED: &str = "search a column";
+        let failed = |error: DatabaseError| DiscoveryError(error.into());
+        // Some collations know no regular expressions; "C" does.
+        let text = format!(
+            "SELECT m[1], m[1] = v FROM (SELECT {}::text COLLATE \"C\" AS v FROM {}) AS held, \
+             LATERAL regexp_matches(v, $1, 'g') AS m LIMIT {MAX_TOKENS}",
+            column.sql_column, column.sql_table
+        );
+        let rows = match self
+            .bounded(text, &[pattern], TRIED)
+            .await
+            .map_err(failed)?
+        {
+            Ok(rows) => rows,
+            Err(why) => return Ok(Searched::Skipped(why)),
+        };
+        let tokens = rows.iter().map(|row| {
+            Ok(Token {
+                text: row.try_get(0)?,
+                is_whole: row.try_get(1)?,
+            })
+        });
+        let tokens: Result<Vec<Token>, sqlx::Error> = tokens.collect();
+        tokens
+            .map(Searched::Found)
+            .map_err(|error| failed(statement(TRIED)(error)))
+    }
+
+    async fn yielded(&mut self, texts: &[&str]) -> Result<Option<HashSet<String>>, DiscoveryError> {
+        const TRIED: &str = "ask what the references query yields";
+        let failed = |error: DatabaseError| DiscoveryError(error.into());
+        // A list even of one.
+        let texts: Vec<&str> = texts.iter().chain(texts.first()).copied().collect();
+        let asked = self.query.select_any("$1", Collation::Default);
+        let Ok(rows) = self.bounded(asked, &texts, TRIED).await.map_err(failed)? else {
+            return Ok(None);
+        };
+        let texts: Result<HashSet<String>, sqlx::Error> =
+            rows.iter().map(|row| row.try_get(0)).collect();
+        texts
+            .map(Some)
+            .map_err(|error| failed(statement(TRIED)(error)))
+    }
+}

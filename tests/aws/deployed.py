@@ -1,0 +1,334 @@
+"""Deploys the template into ministack, with the function as it is shipped, and follows a
+sweep's life: tried, turned on, started by the schedule, failing, killed, told of.
+
+    python tests/aws/deployed.py path/to/bootstrap
+
+What ministack does not do is done here, and said where it is: it makes no metrics of the
+lines that the function logs, and its clock cannot be turned.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from stage import ACCOUNT, PATIENCE, REGION, Stack, clean_environment, ministack, postgres, wait_for
+
+BUCKET = "pictures"
+NAMED = ["images/named-1.png", "images/named-2.png"]
+
+
+class Night:
+    """A deployed function with its bucket, its database and all that it writes."""
+
+    def __init__(self, cloud, database, bootstrap):
+        self.cloud, self.database = cloud, database
+        self.s3 = cloud.client("s3")
+        self.s3.create_bucket(Bucket=BUCKET)
+        self.s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+        for key in NAMED:
+            self.put(key)
+            database.sql("INSERT INTO images VALUES (%s)", key)
+        self.secrets = cloud.client("secretsmanager")
+        secret = self.secrets.create_secret(Name="pictures", SecretString=database.secret())
+        self.secret = secret["ARN"]
+        self.sqs, sns = cloud.client("sqs"), cloud.client("sns")
+        self.inbox = self.sqs.create_queue(QueueName="inbox")["QueueUrl"]
+        topic = sns.create_topic(Name="alarms")["TopicArn"]
+        sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=f"arn:aws:sqs:{REGION}:{ACCOUNT}:inbox")
+        self.stack = Stack(
+            cloud,
+            bootstrap,
+            {
+                "BucketName": BUCKET,
+                "Prefix": "images",
+                "DatabaseSecretArn": self.secret,
+                "AlarmTopicArn": topic,
+                "AlarmDeletions": "2",
+                "MaxOrphanPercent": "90",
+                "Architecture": "x86_64",
+                "ScheduleState": "DISABLED",
+                "ReservedConcurrency": "-1",
+            },
+        )
+
+    def put(self, *keys):
+        for key in keys:
+            self.s3.put_object(Bucket=BUCKET, Key=key, Body=key.encode())
+
+    def keys(self):
+        listed = self.s3.list_objects_v2(Bucket=BUCKET)
+        return [found["Key"] for found in listed.get("Contents", [])]
+
+    def ledger(self, summary):
+        """The files of a run, by their names in its folder."""
+        bucket = self.stack.outputs["LedgerBucketName"]
+        place = summary["report"].removeprefix(f"s3://{bucket}/")
+        assert place != summary["report"], summary
+        listed = self.s3.list_objects_v2(Bucket=bucket, Prefix=place)
+        return {
+            found["Key"].removeprefix(place): self.s3.get_object(Bucket=bucket, Key=found["Key"])["Body"].read()
+            for found in listed.get("Contents", [])
+        }
+
+    def lines(self):
+        """What the function logged, a dictionary a line."""
+        logs = self.cloud.client("logs")
+        events = logs.filter_log_events(logGroupName=self.stack.outputs["LogGroupName"])["events"]
+        lines = [line for event in events for line in event["message"].splitlines()]
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def metrics_of(self, run_id):
+        """The line of a run's metrics, made into metrics as CloudWatch would: ministack
+        does not read them."""
+        told = wait_for("the metrics", lambda: [x for x in self.lines() if x.get("run_id") == run_id and "_aws" in x])
+        (line,) = told
+        (directive,) = line["_aws"]["CloudWatchMetrics"]
+        self.cloud.client("cloudwatch").put_metric_data(
+            Namespace=directive["Namespace"],
+            MetricData=[
+                {
+                    "MetricName": metric["Name"],
+                    "Unit": metric["Unit"],
+                    "Value": line[metric["Name"]],
+                    "Dimensions": [{"Name": n, "Value": line[n]} for n in directive["Dimensions"][0]],
+                }
+                for metric in directive["Metrics"]
+            ],
+        )
+        return line
+
+    def alarm(self, name):
+        (found,) = [
+            alarm
+            for alarm in self.cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
+            if name in alarm["AlarmName"]
+        ]
+        return found["StateValue"]
+
+    def mail(self):
+        """What the topic of the alarms delivered, all of it."""
+        found = self.sqs.receive_message(QueueUrl=self.inbox, MaxNumberOfMessages=10).get("Messages", [])
+        for message in found:
+            self.sqs.delete_message(QueueUrl=self.inbox, ReceiptHandle=message["ReceiptHandle"])
+        return "".join(message["Body"] for message in found)
+
+    def dead_letters(self):
+        url = self.stack.outputs["DeadLetterQueueUrl"]
+        found = self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+        for message in found:
+            self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return [json.loads(message["Body"]) for message in found]
+
+    def sweep(self, event=None):
+        """A run that must not fail, once the objects are older than its first second."""
+        summary, failed = self.stack.invoke(event)
+        assert failed is None, summary
+        assert_sums(summary)
+        return summary
+
+    def sweep_until(self, orphans, event=None):
+        """S3's times are whole seconds: what was put in this one is not older than now."""
+        return wait_for(f"{orphans} orphans", lambda: (s := self.sweep(event))["orphans"] == orphans and s)
+
+
+def assert_sums(summary):
+    assert summary["listed"] == sum(summary[n] for n in ("referenced", "young", "out_of_scope", "orphans")), summary
+    assert summary["orphans"] == sum(
+        summary[n] for n in ("deleted", "gone", "spared", "failed", "unknown", "deferred")
+    ), summary
+
+
+def by_hand(night):
+    """The lines that the stack puts out, typed into a shell: first as a dry run, which the
+    first deployment is whatever is asked; then, deployed again, for good."""
+    night.put("images/a.png", "images/b.png", "images/c.png", "other/d.png")
+    night.sweep_until(3)
+    environment = clean_environment(AWS_ENDPOINT_URL=night.cloud.endpoint)
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+
+    def shell(output):
+        line = night.stack.outputs[output]
+        ended = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=PATIENCE)
+        assert ended.returncode == 0, ended
+        return json.JSONDecoder().raw_decode(ended.stdout)[0]
+
+    for output in ("InvokeDryRun", "InvokeNow"):
+        summary = shell(output)
+        assert (summary["status"], summary["orphans"], summary["deferred"]) == ("dry_run", 3, 3), summary
+        files = night.ledger(summary)
+        assert set(files) == {"plan.jsonl", "summary.json"}, files
+        assert json.loads(files["summary.json"]) == summary
+    assert len(night.keys()) == 6, "a dry run deleted"
+
+    night.stack.update(DryRun="false")
+    summary = shell("InvokeDryRun")
+    assert (summary["status"], summary["orphans"]) == ("dry_run", 3), summary
+    summary = shell("InvokeNow")
+    assert (summary["status"], summary["deleted"]) == ("completed", 3), summary
+    assert night.keys() == [*NAMED, "other/d.png"]
+    files = night.ledger(summary)
+    assert set(files) == {"plan.jsonl", "outcomes/000000.json", "summary.json"}, files
+    outcomes = json.loads(files["outcomes/000000.json"])["outcomes"]
+    assert [(o["key"], o["outcome"], bool(o["marker"])) for o in outcomes] == [
+        (f"images/{n}.png", "deleted", True) for n in "abc"
+    ]
+    told = night.metrics_of(summary["run_id"])
+    assert (told["bucket"], told["prefix"], told["deleted"]) == (BUCKET, "images/", 3)
+    wait_for("the alarm on deletions", lambda: night.alarm("DeletionsAlarm") == "ALARM")
+    wait_for("its message", lambda: "DeletionsAlarm" in night.mail())
+    for line in night.lines():
+        for name in ("level", "timestamp", "message"):
+            # Lambda's own lines have a type.
+            assert name in line or "type" in line, line
+
+
+def by_the_schedule(night):
+    """A minute ahead, as another deployment would set it. ministack takes every time for
+    UTC; that the time zone reaches the schedule is tests/template/check.py's to see."""
+    night.put("images/night.png")
+    night.sweep_until(1, {"dry_run": True})
+    # It looks every ten seconds, and first only to remember when it looked.
+    soon = datetime.now(timezone.utc) + timedelta(seconds=90)
+    cron = f"cron({soon.minute} {soon.hour} * * ? *)"
+    night.stack.update(ScheduleExpression=cron, ScheduleState="ENABLED")
+    wait_for("the schedule", lambda: "images/night.png" not in night.keys())
+    # Else it fires again tomorrow only, but a test is to leave nothing under way.
+    night.stack.update(ScheduleState="DISABLED")
+
+
+def two_at_once(night):
+    """The first waits for a migration; the second says so and leaves the work to it."""
+    night.put("images/e.png")
+    night.sweep_until(1, {"dry_run": True})
+    first = []
+    with night.database.connect() as migration, migration.transaction():
+        migration.execute("LOCK TABLE images IN ACCESS EXCLUSIVE MODE")
+        runs = threading.Thread(target=lambda: first.append(night.stack.invoke()))
+        runs.start()
+        wait_for("the first run", lambda: waiting(night) == 1)
+        second = night.sweep()
+        assert second["status"] == "refused", second
+        assert second["refusal"]["guard"] == "another_run", second
+        assert night.metrics_of(second["run_id"])["runs_held_apart"] == 1
+        assert night.alarm("RefusedAlarm") != "ALARM", "a second run woke somebody"
+    runs.join(PATIENCE)
+    ((summary, failed),) = first
+    assert failed is None and summary["deleted"] == 1, summary
+
+
+def waiting(night):
+    with night.database.connect() as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'sweeper' AND wait_event_type = 'Lock'"
+        return connection.execute(query).fetchone()[0]
+
+
+def rotated(night):
+    """The password is another one between two runs of a function that stays warm."""
+    night.database.sql("ALTER ROLE sweeper PASSWORD 'second'")
+    night.secrets.put_secret_value(SecretId=night.secret, SecretString=night.database.secret("second"))
+    night.put("images/f.png")
+    assert night.sweep_until(1, {"dry_run": True})["status"] == "dry_run"
+    assert night.sweep()["deleted"] == 1
+
+
+def failing(night):
+    """A database that does not answer: a named error, the metric of the alarm, its message
+    and a dead letter; and nothing is deleted."""
+    night.put("images/g.png")
+    night.sweep_until(1, {"dry_run": True})
+    before = night.keys()
+    night.database.stop()
+    try:
+        error, failed = night.stack.invoke()
+        assert failed and error["errorType"] == "Database", error
+        assert "connect" in error["errorMessage"] and "(run " in error["errorMessage"], error
+        night.stack.lambda_.invoke(FunctionName=night.stack.function, InvocationType="Event", Payload=b'{"max_delete": 7}')
+        (letter,) = wait_for("a dead letter", night.dead_letters)
+        assert letter["requestPayload"] == {"max_delete": 7}, letter
+        assert letter["responsePayload"]["errorType"] == "Database", letter
+        run_id = error["errorMessage"].split("(run ")[1].split(",")[0]
+        told = night.metrics_of(run_id)
+        assert told["runs_failed"] == 1, told
+        assert "orphans" not in told, "a run that saw nothing told what there is"
+        # Lambda's own metric; ministack looks at alarms when it is sent metrics only.
+        wait_for("the alarm", lambda: night.alarm("FailedAlarm") == "ALARM")
+        wait_for("its message", lambda: "FailedAlarm" in night.mail())
+    finally:
+        night.database.start()
+    assert night.keys() == before
+    assert night.sweep()["deleted"] == 1
+
+
+def refused(night):
+    """A guard's no is an answer, and an alarm."""
+    night.database.sql("DELETE FROM images")
+    try:
+        summary = night.sweep()
+    finally:
+        for key in NAMED:
+            night.database.sql("INSERT INTO images VALUES (%s)", key)
+    assert (summary["status"], summary["deleted"]) == ("refused", 0), summary
+    assert night.metrics_of(summary["run_id"])["runs_refused"] == 1
+    wait_for("the alarm", lambda: night.alarm("RefusedAlarm") == "ALARM")
+    assert set(NAMED) <= set(night.keys())
+
+
+def killed(night):
+    """The process ends in the middle of a run. What it held is free when its time is over,
+    and the next run completes the work."""
+    night.put("images/h.png", "images/i.png")
+    night.sweep_until(2, {"dry_run": True})
+    with night.database.connect() as migration, migration.transaction():
+        migration.execute("LOCK TABLE images IN ACCESS EXCLUSIVE MODE")
+        answers = []
+        runs = threading.Thread(target=lambda: answers.append(night.stack.invoke()))
+        runs.start()
+        wait_for("the run", lambda: waiting(night) == 1)
+        for process in children(night.cloud.process.pid):
+            os.kill(process, 9)
+        runs.join(PATIENCE)
+    ((error, failed),) = answers
+    assert failed, error
+    summary = night.sweep()
+    assert summary["refusal"]["guard"] == "another_run", summary
+    # Ten minutes pass.
+    bucket = night.stack.outputs["LedgerBucketName"]
+    (lock,) = night.s3.list_objects_v2(Bucket=bucket, Prefix="ledger/locks/")["Contents"]
+    note = json.loads(night.s3.get_object(Bucket=bucket, Key=lock["Key"])["Body"].read())
+    assert not note["released"], note
+    note["expires"] = "2026-01-01T00:00:00Z"
+    night.s3.put_object(Bucket=bucket, Key=lock["Key"], Body=json.dumps(note))
+    assert night.sweep()["deleted"] == 2
+    assert night.keys() == [*NAMED, "other/d.png"]
+
+
+def children(parent):
+    """The functions' processes: those that this server started, by their parent."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (process / "stat").read_text()
+            program = os.readlink(process / "exe")
+        except OSError:
+            continue
+        if int(status.rsplit(")", 1)[1].split()[1]) == parent and program.endswith("/bootstrap"):
+            found.append(int(process.name))
+    assert found, "no function runs"
+    return found
+
+
+def main():
+    bootstrap = Path(sys.argv[1]).resolve()
+    with postgres() as database, ministack() as cloud:
+        night = Night(cloud, database, bootstrap)
+        for act in (by_hand, two_at_once, rotated, failing, refused, killed, by_the_schedule):
+            act(night)
+            print(f"{act.__name__}: ok", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+//! What must hold of any input. The fuzzers call these, and so does `cargo test`, on the
+//! corpora.
+#![allow(dead_code, reason = "each fuzzer calls one of them")]
+
+use orphan_sweeper::key::MAX_KEY_BYTES;
+use orphan_sweeper::manifest::Header;
+use orphan_sweeper::names::{Host, NameRules, ReferenceForm};
+use orphan_sweeper::object::Orphan;
+use orphan_sweeper::references::ReferenceKind;
+use orphan_sweeper::s3::page;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Whatever is taken for a page is a whole one.
+pub(crate) fn page(body: &[u8]) {
+    let Ok(page) = page::parse(body) else { return };
+    assert_eq!(page.objects().count(), page.len());
+    assert!(page.next.as_ref().is_none_or(|token| !token.is_empty()));
+    for object in page.objects() {
+        assert!(!object.key.is_empty() && !object.etag.is_empty());
+    }
+    // A page that lost its end is none.
+    let whole = body.trim_ascii_end();
+    for lost in 1..whole.len().min(40) {
+        assert!(page::parse(&whole[..whole.len() - lost]).is_err());
+    }
+}
+
+/// Whatever a name is widened to can be a key, the first is what it means, and a complaint can
+/// be shown.
+pub(crate) fn names(name: &[u8]) {
+    let Ok(name) = std::str::from_utf8(name) else {
+        return;
+    };
+    for form in [ReferenceForm::Key, ReferenceForm::Url] {
+        let rules = NameRules {
+            bucket: "pics".to_owned(),
+            form,
+            prefix: if form == ReferenceForm::Key {
+                "images/".to_owned()
+            } else {
+                String::new()
+            },
+            hosts: vec![
+                Host::new("cdn.example.com").expect("a host"),
+                Host::new("localhost:9000/pics").expect("a host"),
+            ],
+            foreign_hosts: vec![Host::new("avatars.example.net").expect("a host")],
+        };
+        match rules.widen(name) {
+            Ok(references) => {
+                for (index, reference) in references.iter().enumerate() {
+                    let key = reference.key.as_str();
+                    assert!(!key.is_empty() && key.len() <= MAX_KEY_BYTES);
+                    assert_eq!(reference.kind == ReferenceKind::Primary, index == 0);
+                }
+                if form == ReferenceForm::Key {
+                    let named = references.first().and_then(|one| rules.name_of(&one.key));
+                    assert_eq!(named.unwrap_or_default(), name);
+                }
+            }
+            Err(error) => {
+                let told = error.to_string();
+                assert!(!told.chars().any(char::is_control), "{told:?}");
+                assert!(told.len() < 3_000, "{told:?}");
+                assert!(!told.contains("X-Amz-Signature"), "{told:?}");
+            }
+        }
+    }
+}
+
+/// Whatever a line of a manifest is read as is written down as the same again.
+pub(crate) fn manifest(line: &[u8]) {
+    again::<Header>(line);
+    again::<Orphan>(line);
+}
+
+fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(line: &[u8]) {
+    let Ok(read) = serde_json::from_slice::<T>(line) else {
+        return;
+    };
+    let written = serde_json::to_vec(&read).expect("what was read can be written");
+    assert!(!written.contains(&b'\n'), "one line");
+    let reread: T = serde_json::from_slice(&written).expect("what was written can be read");
+    assert_eq!(read, reread);
+}
