@@ -171,6 +171,31 @@ async fn an_older_version_is_never_brought_up_in_place_of_the_deleted_one() {
     assert!(!world.keys().contains(&orphan(0)));
 }
 
+/// The next key of the listing begins like this one, and holds the same bytes.
+#[tokio::test]
+async fn another_keys_version_is_not_taken_for_the_deleted_one() {
+    let world = world(0).await;
+    for key in [orphan(0), format!("{}.png", orphan(0))] {
+        world
+            .server
+            .put_at(BUCKET, &key, "the same", support::ago(48));
+    }
+    world.name(&[format!("{}.png", orphan(0))]).await;
+    let report = swept(&world, 1).await;
+    let below = world.server.versions(BUCKET, &orphan(0))[1].id();
+    let client = world.client();
+    let sent = client
+        .delete_object()
+        .bucket(BUCKET)
+        .key(orphan(0))
+        .version_id(below.to_string())
+        .send();
+    sent.await.expect("destroyed");
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!((done.restored, done.lost), (0, 1), "{done:?}");
+    assert_eq!(world.server.versions(BUCKET, &orphan(0)).len(), 1);
+}
+
 #[tokio::test]
 async fn keys_and_folders_can_be_chosen() {
     let world = world(4).await;
