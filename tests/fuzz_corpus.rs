@@ -36,3 +36,11 @@ fn names() {
 fn manifests() {
     replay("manifest", targets::manifest);
 }
+
+/// A corpus of nothing but broken input would show nothing.
+#[test]
+fn a_whole_manifest_is_among_them() {
+    let whole: &[u8] = include_bytes!("fuzz/corpus/manifest/whole");
+    let manifest = orphan_sweeper::manifest::Manifest::read(whole).expect("a manifest");
+    assert_eq!(manifest.spool().len(), 2);
+}

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each fuzzer calls one of them")]
 
 use orphan_sweeper::key::MAX_KEY_BYTES;
-use orphan_sweeper::manifest::Header;
+use orphan_sweeper::manifest::{Header, Manifest, sha256};
 use orphan_sweeper::names::{Host, NameRules, ReferenceForm};
 use orphan_sweeper::object::Orphan;
 use orphan_sweeper::references::ReferenceKind;
@@ -69,10 +69,47 @@ pub(crate) fn names(name: &[u8]) {
     }
 }
 
-/// Whatever a line of a manifest is read as is written down as the same again.
-pub(crate) fn manifest(line: &[u8]) {
-    again::<Header>(line);
-    again::<Orphan>(line);
+/// Whatever is taken for a manifest is one, and can be written and read again.
+pub(crate) fn manifest(bytes: &[u8]) {
+    read(bytes);
+    let Some(end) = bytes.iter().position(|&byte| byte == b'\n') else {
+        return again::<Orphan>(bytes);
+    };
+    let (first, lines) = bytes.split_at(end + 1);
+    again::<Header>(first);
+    // Its hashes would keep a fuzzer out, so the lines are also read behind the right ones.
+    if let (Ok(mut header), Ok(lines)) = (
+        serde_json::from_slice::<Header>(first),
+        std::str::from_utf8(lines),
+    ) {
+        header.orphans = lines.matches('\n').count() as u64;
+        header.sha256 = sha256(lines);
+        header.references_sha256 = sha256(&header.references);
+        let header = header.sealed().expect("a header can be written");
+        let mut mended = serde_json::to_vec(&header).expect("a header can be written");
+        mended.push(b'\n');
+        mended.extend_from_slice(lines.as_bytes());
+        read(&mended);
+    }
+}
+
+fn read(bytes: &[u8]) {
+    let Ok(manifest) = Manifest::read(bytes) else {
+        return;
+    };
+    let (header, spool) = (manifest.header(), manifest.spool());
+    assert_eq!(header.orphans, spool.len());
+    let mut written = Vec::new();
+    spool
+        .write_manifest(header, &mut written)
+        .expect("memory is written");
+    let reread = Manifest::read(&written[..]);
+    if spool.sha256() == header.sha256 {
+        assert_eq!(
+            reread.expect("what was written can be read").header(),
+            header
+        );
+    }
 }
 
 fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(line: &[u8]) {
