@@ -77,11 +77,17 @@ pub async fn get(
     let found = match client.get_object().bucket(bucket).key(key).send().await {
         Ok(found) => found,
         Err(error) => {
-            let said = said(&error);
-            return if said.code.as_deref() == Some("NoSuchKey") {
-                Ok(None)
-            } else {
-                Err(said.into())
+            let mut said = said(&error);
+            return match said.code.as_deref() {
+                Some("NoSuchKey") => Ok(None),
+                // Whoever may not list the bucket is told so of an absent object, too.
+                Some("AccessDenied") => {
+                    said.message.push_str(
+                        " (reading back what was written needs s3:GetObject, and s3:ListBucket to be told that nothing is there)",
+                    );
+                    Err(said.into())
+                }
+                _ => Err(said.into()),
             };
         }
     };
