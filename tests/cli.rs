@@ -499,7 +499,6 @@ async fn the_doctor_finds_a_healthy_world_healthy_and_changes_nothing() {
 }
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "one table of what can be sick")]
 async fn the_doctor_names_each_sickness_in_one_line() {
     let world = healthy().await;
     let denied = |operation| {

@@ -582,7 +582,6 @@ async fn a_ledger_in_a_bucket_is_read_too() {
 }
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 async fn the_command_line_says_what_became_of_it() {
     let world = world(3).await;
     let report = swept(&world, 3).await;
