@@ -40,7 +40,11 @@ fn orphan(index: usize) -> String {
     format!("left/{index:05}.png")
 }
 
-const ALL: [(Setting, &str); 1] = [(Setting::MaxOrphanPercent, "100")];
+const ALL: [(Setting, &str); 2] = [
+    (Setting::MaxOrphanPercent, "100"),
+    // Else objects are looked at before the plan is approved, too.
+    (Setting::NotAReference, "public.images.name"),
+];
 
 async fn swept(world: &World, deleted: u64) -> Report {
     let report = world.run(&ALL).await;
