@@ -333,7 +333,8 @@ impl<J: Journal + Sync> Run<'_, J> {
             versioning,
             standby: false,
         };
-        let started = guards::now(&ground);
+        // Not later than the start, even without any grace: time has passed since.
+        let started = guards::now(&ground).min(self.started_at);
         let cutoff = cutoff(started, settings.min_age);
         self.cutoff = Some(cutoff);
         let criteria = Criteria {
