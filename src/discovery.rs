@@ -212,6 +212,8 @@ pub struct Discovery {
     pub mentions: Vec<Mention>,
     /// The columns that were not searched, and why.
     pub skipped: Vec<(ColumnName, String)>,
+    /// Whether one of them may be read all the same: the search did not come to its end.
+    pub unfinished: bool,
 }
 
 impl Discovery {
@@ -235,7 +237,14 @@ impl Discovery {
             "searched the database for forgotten references"
         );
         if let Some(skipped) = self.not_searched() {
-            tracing::info!(skipped, "could not search everything");
+            if self.unfinished {
+                tracing::warn!(
+                    skipped,
+                    "did not come to the end of the search for forgotten references; the next run searches again"
+                );
+            } else {
+                tracing::info!(skipped, "could not search everything");
+            }
         }
     }
 
@@ -306,7 +315,10 @@ pub async fn discover(
         match database.search(&column, &finder.endings, &mut show).await? {
             Searched::Done => discovery.searched += 1,
             // What was found until then counts.
-            Searched::Skipped(why) => discovery.skipped.push((column.name.clone(), why)),
+            Searched::Skipped(why) => {
+                discovery.skipped.push((column.name.clone(), why));
+                discovery.unfinished = true;
+            }
         }
         let matched: Vec<(&ObjectKey, &Token)> = tokens
             .iter()

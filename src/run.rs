@@ -18,7 +18,7 @@ use crate::chain::chain;
 use crate::dangling;
 use crate::failure::RunError;
 use crate::folders::HeldFolder;
-use crate::guards::{self, Ground};
+use crate::guards::{self, Ground, Versioning};
 use crate::hands::{
     Delete, FreshCheck, Identity, Journal, Latest, Look, Record, ReferenceSnapshot, Series,
 };
@@ -377,15 +377,18 @@ impl<J: Journal + Sync> Run<'_, J> {
         let Some(mut plan) = unless(stop, planned).await? else {
             return Ok(End::Stopped);
         };
-        let doubted = self.doubt(world, latest.as_ref(), &mut plan).await?;
+        let doubted = self
+            .doubt(world, latest.as_ref(), &identity, &mut plan)
+            .await?;
         if matches!(doubted, Doubted::Stopped) {
             return Ok(End::Stopped);
         }
+        // Before the manifest: between that and the first batch there is to be no long time.
+        let mut uploads = self.find_uploads(world.bucket(), &criteria).await;
         // Only now is every no known that the manifest is to tell of.
         let refused_by = plan.refusals(&settings.limits);
         self.write_down(&identity, cutoff, &plan, &refused_by)
             .await?;
-        let mut uploads = self.find_uploads(world.bucket(), &criteria).await;
         let approved = match plan.approve(&settings.limits) {
             Ok(approved) => approved,
             Err(refused) => {
@@ -397,7 +400,14 @@ impl<J: Journal + Sync> Run<'_, J> {
             }
         };
         let failed = failed.collect();
-        self.approved_by_all(series, latest.as_ref(), &doubted, approved.plan(), failed);
+        self.approved_by_all(
+            series,
+            latest.as_ref(),
+            &identity,
+            &doubted,
+            approved.plan(),
+            failed,
+        );
         if settings.allowed.dry_run {
             return Ok(End::Done);
         }
@@ -405,6 +415,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             cutoff,
             listed_since: Some(listed_since),
             started,
+            keeps_versions: versioning == Versioning::Enabled,
         };
         let ended = self.delete(world, &approved, judged, &mut check).await?;
         if matches!(ended, End::Done) && settings.abort_uploads {

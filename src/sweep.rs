@@ -127,6 +127,8 @@ pub struct Judged {
     pub listed_since: Option<Instant>,
     /// The lower of the local clock and S3's when the run started.
     pub started: Timestamp,
+    /// Whether the bucket keeps what is deleted, so that its versions tell whose deletion it was.
+    pub keeps_versions: bool,
 }
 
 /// Sweeps an approved plan. Every orphan of the plan has an outcome in the report's
@@ -533,7 +535,13 @@ impl<D: Delete + Sync> Sender<'_, D> {
                     Ok(Some(marker)) => Outcome::Deleted {
                         marker: Some(marker),
                     },
-                    Ok(None) => Outcome::Gone,
+                    Ok(None) if self.judged.keeps_versions => Outcome::Gone,
+                    Ok(None) => Outcome::Unknown {
+                        reason: format!(
+                            "{}; the object is absent now, and without versions nothing tells whose deletion that was",
+                            reason.unwrap_or_default()
+                        ),
+                    },
                     Err(error) => Outcome::Unknown {
                         reason: error.to_string(),
                     },

@@ -246,7 +246,7 @@ async fn a_key_counts_by_what_s3_said_of_it() {
 async fn a_lost_answer_is_settled_by_the_versions_and_never_asked_again() {
     for (versioning, effect, counts, left) in [
         (Versioning::Enabled, Effect::CloseAfter, [3, 0, 0], 0),
-        (Versioning::Unversioned, Effect::CloseAfter, [0, 3, 0], 0),
+        (Versioning::Unversioned, Effect::CloseAfter, [0, 0, 3], 0),
         (Versioning::Enabled, Effect::CloseBefore, [0, 0, 3], 3),
         (
             Versioning::Enabled,
@@ -255,6 +255,16 @@ async fn a_lost_answer_is_settled_by_the_versions_and_never_asked_again() {
             0,
         ),
         (Versioning::Enabled, Effect::internal_error(), [0, 0, 3], 3),
+        // Something in between says no for S3, which had done it.
+        (
+            Versioning::Enabled,
+            Effect::Answer {
+                status: 503,
+                body: String::new(),
+            },
+            [0, 0, 3],
+            3,
+        ),
     ] {
         let world = world(10, 3).await;
         world.server.set_versioning(BUCKET, versioning);

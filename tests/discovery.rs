@@ -259,17 +259,31 @@ async fn later_runs_search_until_enough_was_looked_for_and_to_explain_a_refusal(
         .map(|index| format!("images/portrait-{index:03}.png"))
         .collect();
     let world = world(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let dry = (Setting::DryRun, "true");
-    let first = world.run(&[dry]).await;
-    assert_eq!(first.summary.status, Status::DryRun, "{first:?}");
-    let mention = "CREATE TABLE users (avatar text); INSERT INTO users VALUES ('portrait-001.png')";
+    let one = (Setting::MaxDelete, "1");
+    let mention = "CREATE TABLE users (avatar text); INSERT INTO users VALUES ('portrait-020.png')";
+    world.sql(mention).await;
+    // Whoever only looks decides nothing, however often.
+    for look in [(Setting::DryRun, "true"), (Setting::MaxDelete, "0")] {
+        for _ in 0..3 {
+            let looked = world
+                .run(&[look, (Setting::NotAReference, "public.users.avatar")])
+                .await;
+            assert!(looked.refusals.is_empty(), "{looked:?}");
+        }
+    }
+    assert!(hint(&world.run(&[one]).await).contains("1 of 30"));
+    world.sql("DROP TABLE users").await;
+    assert_eq!(world.run(&[one]).await.summary.counts.deleted, 1);
     world.sql(mention).await;
     // 30 of 50 were looked for.
-    assert!(hint(&world.run(&[dry]).await).contains("1 of 30"));
+    assert!(hint(&world.run(&[one]).await).contains("1 of 29"));
     world.sql("DROP TABLE users").await;
-    assert_eq!(world.run(&[dry]).await.summary.status, Status::DryRun);
+    assert_eq!(world.run(&[one]).await.summary.counts.deleted, 1);
     world.sql(mention).await;
-    assert_eq!(world.run(&[dry]).await.summary.status, Status::DryRun);
+    assert_eq!(world.run(&[one]).await.summary.counts.deleted, 1);
+    // Other rules begin anew.
+    let allowed = (Setting::NotAReference, "public.others.name");
+    assert!(hint(&world.run(&[one, allowed]).await).contains("1 of 27"));
     let refused = world.run(&[(Setting::MaxOrphanPercent, "1")]).await;
     let guards: Vec<&str> = refused
         .refusals
@@ -282,7 +296,7 @@ async fn later_runs_search_until_enough_was_looked_for_and_to_explain_a_refusal(
         .run(&[(Setting::References, "SELECT name FROM images WHERE true")])
         .await;
     assert!(hint(&other).contains("public.users.avatar"));
-    assert_eq!(deletions(&world), 0);
+    assert_eq!(other.summary.counts.deleted, 0);
 }
 
 #[tokio::test]

@@ -211,18 +211,34 @@ async fn far_fewer_referenced_objects_than_in_the_last_good_run_refuse() {
         assert_eq!(other.summary.status, Status::DryRun, "{other:?}");
         assert_eq!(guards(&run(&[]).await)[0], "referenced_drop");
         assert_eq!(deletions(&world), 0);
-        // The way on; from then on this is what the next run is compared with.
-        let dry = [
-            (Setting::DryRun, "true"),
-            (Setting::NotAReference, "public.images.name"),
-        ];
-        let raised = run(&[&dry[..], &[(Setting::MaxReferencedDropPercent, "20")]].concat()).await;
-        assert_eq!(raised.summary.status, Status::DryRun, "{raised:?}");
-        assert_eq!(run(&dry).await.summary.status, Status::DryRun);
+        // A look with a raised limit decides nothing for the next run.
+        for look in [(Setting::DryRun, "true"), (Setting::MaxDelete, "0")] {
+            let looked = run(&[
+                look,
+                (Setting::NotAReference, "public.images.name"),
+                (Setting::MaxReferencedDropPercent, "20"),
+            ])
+            .await;
+            assert!(looked.refusals.is_empty(), "{looked:?}");
+            assert_eq!(guards(&run(&[]).await)[0], "referenced_drop");
+        }
         world
             .sql("UPDATE images SET name = replace(name, 'v2/', 'images/')")
             .await;
     }
+    // The way on; from then on this is what the next run is compared with.
+    world
+        .sql("UPDATE images SET name = replace(name, 'images/', 'v2/') WHERE name < 'images/kept-00040'")
+        .await;
+    let allowed = (Setting::NotAReference, "public.images.name");
+    let swept = world
+        .run(&[allowed, (Setting::MaxReferencedDropPercent, "20")])
+        .await;
+    assert_eq!(swept.summary.counts.deleted, 40, "{swept:?}");
+    assert_eq!(
+        world.run(&[allowed]).await.summary.status,
+        Status::Completed
+    );
     assert_eq!(latest(world.ledger.path()).len(), 2);
     let in_bucket = world.server.keys("ledgers");
     assert_eq!(

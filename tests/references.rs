@@ -369,6 +369,37 @@ async fn rows_lost_under_the_snapshot_are_noticed() {
 }
 
 #[tokio::test]
+async fn the_fresh_check_sees_the_rows_of_a_partition_that_is_reloaded_meanwhile() {
+    let world = World::new().await;
+    world
+        .sql("DROP TABLE images; CREATE TABLE images (name text) PARTITION BY RANGE (name); CREATE TABLE p1 PARTITION OF images FOR VALUES FROM ('a') TO ('n'); CREATE TABLE p2 PARTITION OF images FOR VALUES FROM ('n') TO ('z'); INSERT INTO images VALUES ('a.png'), ('x.png')")
+        .await;
+    let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
+    let query = ReferencesQuery::new("SELECT name FROM images");
+    let snapshot = Snapshot::open(&database, &query).await.expect("opened");
+    let identity = snapshot.identity().clone();
+    snapshot.finish().await.expect("ended");
+    let rules = world.settings(&[]).rules;
+    let mut check = PrimaryCheck::new(database, query, rules, identity);
+    let keys = ["a.png", "b.png", "x.png", "y.png"].map(ObjectKey::new);
+    let asked: Vec<&ObjectKey> = keys.iter().collect();
+    // How the database is asked is decided the first time, by plans that lock all they read.
+    check.referenced(&asked).await.expect("asked");
+    let mut other = world.connect().await;
+    other
+        .execute(sqlx::raw_sql(
+            "BEGIN; TRUNCATE p1; INSERT INTO images VALUES ('a.png'), ('b.png')",
+        ))
+        .await
+        .expect("worked");
+    let (named, ()) = tokio::join!(
+        check.referenced(&asked),
+        commit_when_awaited(&world, &mut other)
+    );
+    assert_eq!(named.expect("asked"), [true, true, true, false]);
+}
+
+#[tokio::test]
 async fn work_that_loses_no_row_is_no_error() {
     for work in [
         "INSERT INTO images VALUES ('later.png')",

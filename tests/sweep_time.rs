@@ -322,6 +322,7 @@ impl Case {
             cutoff: at(CUTOFF),
             listed_since: self.listed_since,
             started: at(CUTOFF),
+            keeps_versions: true,
         };
         let report = sweep(&self.plan, judged, hands, self.pace, &self.stop, |_| {}).await;
         let counts = Counts {

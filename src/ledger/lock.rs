@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use super::{Ledger, Place};
 use crate::chain::chain;
+use crate::guards::MAX_CLOCK_SKEW;
 use crate::hands::RecordError;
 use crate::key::Prefix;
 use crate::manifest::sha256;
@@ -57,8 +58,13 @@ struct Note {
 }
 
 impl Note {
+    /// Also free is one that no right clock can have written: it would hold every night up.
     fn is_free(&self, now: Timestamp) -> bool {
-        self.released || self.expires.is_some_and(|expires| expires <= now)
+        let latest = now + TERM + MAX_CLOCK_SKEW;
+        self.released
+            || self
+                .expires
+                .is_some_and(|expires| expires <= now || expires > latest)
     }
 
     fn text(&self) -> Result<Vec<u8>, serde_json::Error> {

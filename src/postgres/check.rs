@@ -74,7 +74,12 @@ impl PrimaryCheck {
         self.query.validate(&mut connection).await?;
         let named = match self.method(&mut connection, keys).await? {
             Method::Index(collation) => self.by_index(&mut connection, keys, collation).await?,
-            Method::Reread => self.by_reading_all(&mut connection, keys).await?,
+            Method::Reread => {
+                // To plan a statement locks all that it reads, partitions and children, too,
+                // before the COPY takes its snapshot.
+                explain(&mut connection, &self.query.select()).await?;
+                self.by_reading_all(&mut connection, keys).await?
+            }
         };
         execute(&mut connection, "ROLLBACK".to_owned())
             .await

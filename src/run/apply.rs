@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::{End, Run, unless};
 use crate::failure::RunError;
-use crate::guards::{self, Ground};
+use crate::guards::{self, Ground, Versioning};
 use crate::hands::{Journal, ReferenceSnapshot};
 use crate::judge::judge;
 use crate::mark::{Marking, chunks};
@@ -80,6 +80,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             cutoff,
             listed_since: None,
             started,
+            keeps_versions: versioning == Versioning::Enabled,
         };
         let mut check = world.check(&identity);
         self.delete(world, &approved, judged, &mut check).await

@@ -5,7 +5,7 @@ use super::{Run, unless};
 use crate::chain::chain;
 use crate::failure::RunError;
 use crate::guards::{self, DatabaseState};
-use crate::hands::{Journal, Latest, Series};
+use crate::hands::{Identity, Journal, Latest, Series};
 use crate::key::ObjectKey;
 use crate::manifest::sha256;
 use crate::plan::{Plan, SAMPLE};
@@ -18,7 +18,8 @@ pub(super) enum Doubted {
     Stopped,
     /// By the last good run only.
     Compared,
-    /// By what the database says of so many orphans.
+    /// By what the database says of so many orphans; of none, where the search did not come to
+    /// its end.
     Searched(u64),
 }
 
@@ -39,6 +40,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         &self,
         world: &W,
         latest: Option<&Latest>,
+        identity: &Identity,
         plan: &mut Plan,
     ) -> Result<Doubted, RunError> {
         if let Some(latest) = latest {
@@ -49,7 +51,7 @@ impl<J: Journal + Sync> Run<'_, J> {
                 plan.refuse(refusal);
             }
         }
-        let searched = latest.map_or(0, |latest| latest.searched);
+        let searched = self.searched_before(latest, identity);
         if searched >= SAMPLE as u64 || plan.sample().is_empty() {
             return Ok(Doubted::Compared);
         }
@@ -61,7 +63,38 @@ impl<J: Journal + Sync> Run<'_, J> {
         if let Some(refusal) = guards::forgotten_references(&found) {
             plan.refuse(refusal);
         }
-        Ok(Doubted::Searched(plan.sample().len() as u64))
+        let searched = if found.unfinished {
+            0
+        } else {
+            plan.sample().len() as u64
+        };
+        Ok(Doubted::Searched(searched))
+    }
+
+    /// How many orphans were looked for by the rules of this run: other rules miss other names.
+    fn searched_before(&self, latest: Option<&Latest>, identity: &Identity) -> u64 {
+        let rules = self.rules_sha256(identity);
+        latest
+            .filter(|latest| latest.rules_sha256 == rules)
+            .map_or(0, |latest| latest.searched)
+    }
+
+    fn rules_sha256(&self, identity: &Identity) -> String {
+        let rules = &self.settings.rules;
+        let columns = &self.settings.not_references;
+        sha256(&format!(
+            "{:?}",
+            (
+                (
+                    rules.form,
+                    &rules.prefix,
+                    &rules.hosts,
+                    &rules.foreign_hosts
+                ),
+                columns.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                (&identity.system_identifier, &identity.database),
+            )
+        ))
     }
 
     /// Keeps what the next run is compared with.
@@ -69,6 +102,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         &mut self,
         series: Series,
         before: Option<&Latest>,
+        identity: &Identity,
         doubted: &Doubted,
         plan: &Plan,
         failed: Vec<ObjectKey>,
@@ -77,13 +111,25 @@ impl<J: Journal + Sync> Run<'_, J> {
             Doubted::Searched(now) => *now,
             Doubted::Compared | Doubted::Stopped => 0,
         };
-        let latest = Latest {
+        let mut latest = Latest {
             run_id: self.run_id,
             started_at: self.started_at,
             referenced: plan.counts().referenced,
-            searched: before.map_or(0, |before| before.searched) + searched,
+            searched: self.searched_before(before, identity) + searched,
+            rules_sha256: self.rules_sha256(identity),
             failed,
         };
+        // Whoever only looks, perhaps with a raised limit, has decided nothing: the next run
+        // that deletes is held to what it would have been held to.
+        if self.settings.allowed.dry_run || self.settings.max_delete == Some(0) {
+            latest.referenced = latest
+                .referenced
+                .max(before.map_or(0, |before| before.referenced));
+            latest.searched = before.map_or(0, |before| before.searched);
+            if let Some(before) = before {
+                latest.rules_sha256.clone_from(&before.rules_sha256);
+            }
+        }
         self.good = Some((series, latest));
     }
 

@@ -47,7 +47,11 @@ where
             code: "Request".to_owned(),
             message,
         },
-        (Some(code), Some(429 | 503)) => BatchFault::Throttled { code },
+        // S3 says so in a code of its own. A bare status comes from something in between,
+        // which may have passed the request on.
+        (Some(code), Some(429 | 503)) if !code.starts_with("Http") => {
+            BatchFault::Throttled { code }
+        }
         (Some(code), _) if code == "SlowDown" => BatchFault::Throttled { code },
         (Some(code), Some(400..500))
             if matches!(code.as_str(), "MalformedXML" | "KeyTooLongError") =>

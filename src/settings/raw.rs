@@ -205,7 +205,7 @@ impl RawSettings {
                 Some(setting) => {
                     let origin = setting.names().1;
                     let texts = if setting.is_list() {
-                        split_list(&value)
+                        split_list(&value).map_err(|what| ConfigError::new(origin, what))?
                     } else {
                         vec![value]
                     };
@@ -306,11 +306,18 @@ impl RawSettings {
     }
 }
 
-/// Splits at commas, but not within braces, where a glob lists its choices.
-fn split_list(text: &str) -> Vec<String> {
+/// Splits at commas, but not within braces, where a glob lists its choices. A brace that is
+/// escaped, or stands in a class, is a brace and no more.
+fn split_list(text: &str) -> Result<Vec<String>, &'static str> {
     let (mut parts, mut depth) = (vec![String::new()], 0_u32);
+    let (mut escaped, mut in_class) = (false, false);
     for c in text.chars() {
         match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            ']' => in_class = false,
+            _ if in_class => {}
+            '[' => in_class = true,
             '{' => depth += 1,
             '}' => depth = depth.saturating_sub(1),
             ',' if depth == 0 => {
@@ -323,11 +330,15 @@ fn split_list(text: &str) -> Vec<String> {
             part.push(c);
         }
     }
-    parts
+    // What is left open would have swallowed the globs behind it.
+    if depth > 0 || in_class || escaped {
+        return Err("a brace, a bracket or a backslash has no end");
+    }
+    Ok(parts
         .iter()
         .map(|part| part.trim().to_owned())
         .filter(|part| !part.is_empty())
-        .collect()
+        .collect())
 }
 
 fn parse_bool(text: &str) -> Result<bool, String> {

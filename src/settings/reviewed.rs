@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use jiff::SignedDuration;
+
 use super::{ConfigError, RawSettings, Setting, Settings};
 use crate::manifest::Header;
 use crate::names::{Host, ReferenceForm};
@@ -49,7 +51,7 @@ pub fn for_manifest(
         _ => settings.rules.foreign_hosts != header.foreign_hosts,
     };
     match DECIDED.into_iter().find(|&setting| differs(setting)) {
-        None => Ok(settings),
+        None => check_grace(raw, &settings, header).map(|()| settings),
         Some(setting) => {
             let said = said(header, setting).join(", ");
             let problem = format!(
@@ -61,6 +63,23 @@ pub fn for_manifest(
             })
         }
     }
+}
+
+/// A grace period that was given may not be longer than the manifest's: its orphans may be too
+/// young for it.
+fn check_grace(raw: &RawSettings, settings: &Settings, header: &Header) -> Result<(), ConfigError> {
+    let grace = header.started_at.duration_since(header.cutoff);
+    let Some(given) = raw.one(Setting::MinAge) else {
+        return Ok(());
+    };
+    // The cutoff follows S3's clock, which may be some way behind.
+    if SignedDuration::try_from(settings.min_age).is_ok_and(|min_age| min_age <= grace) {
+        return Ok(());
+    }
+    Err(given.wrong(format!(
+        "longer than the grace period of the manifest ({}); unset it to apply that plan, or plan again",
+        humantime::format_duration(grace.unsigned_abs())
+    )))
 }
 
 /// What the header says of a setting, as a person would have given it.
