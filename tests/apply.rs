@@ -85,7 +85,7 @@ async fn apply_to(
     report.summary.counts.check().expect("the sums hold");
     assert_eq!(
         world.read(&report, "summary.json"),
-        serde_json::to_value(&report.summary).expect("JSON")
+        support::read_back(&report.summary)
     );
     assert_eq!(report.summary.more.applied, Some(reviewed.header().run_id));
     report
@@ -537,6 +537,11 @@ const CONTRADICTIONS: &[Contradiction] = &[
         "SWEEPER_BUCKET: not what",
     ),
     (
+        &[("SWEEPER_MIN_AGE", "7d")],
+        &[],
+        "SWEEPER_MIN_AGE: longer than the grace period of the manifest",
+    ),
+    (
         &[("SWEEPER_PREFIX", "left")],
         &[],
         "SWEEPER_PREFIX: not what",
@@ -632,7 +637,7 @@ async fn what_contradicts_the_manifest_is_refused_in_one_line_before_anything_is
     let same = environment(&[
         ("SWEEPER_BUCKET", BUCKET),
         ("SWEEPER_REFERENCES", "SELECT name FROM images;"),
-        ("SWEEPER_MIN_AGE", "7d"),
+        ("SWEEPER_MIN_AGE", "24h"),
     ]);
     let ended = same.cli(&["apply", &plan]).await;
     let printed: Value = ended.json();

@@ -308,7 +308,7 @@ impl RawSettings {
 
 /// Splits at commas, but not within braces, where a glob lists its choices. A brace that is
 /// escaped, or stands in a class, is a brace and no more.
-fn split_list(text: &str) -> Result<Vec<String>, &'static str> {
+fn split_list(text: &str) -> Result<Vec<String>, String> {
     let (mut parts, mut depth) = (vec![String::new()], 0_u32);
     let (mut escaped, mut in_class) = (false, false);
     for c in text.chars() {
@@ -332,7 +332,9 @@ fn split_list(text: &str) -> Result<Vec<String>, &'static str> {
     }
     // What is left open would have swallowed the globs behind it.
     if depth > 0 || in_class || escaped {
-        return Err("a brace, a bracket or a backslash has no end");
+        return Err(format!(
+            "{text:?} is not a glob, nor a list: a brace, a bracket or a backslash has no end"
+        ));
     }
     Ok(parts
         .iter()
