@@ -75,6 +75,7 @@ const BAD: &[(Setting, &str, &[&str])] = &[
     (Setting::Include, "a[", &["\"a[\"", "not a glob"]),
     (Setting::Include, "{a,b", &["\"{a,b\"", "not a glob"]),
     (Setting::Exclude, "a[", &["\"a[\"", "not a glob"]),
+    (Setting::Exclude, "a{b,c", &["\"a{b,c\"", "not a glob"]),
     (Setting::Exclude, "x{", &["\"x{\"", "not a glob"]),
     (
         Setting::ReferenceForm,
@@ -532,14 +533,21 @@ fn commas_part_the_globs_of_a_variable_but_not_within_braces() {
             ("DATABASE_URL", "postgres://u:p@localhost/d"),
             ("SWEEPER_REPORT", "/tmp/ledger"),
             ("SWEEPER_INCLUDE", "*.{png,jpg} , raw/**, ,*.x{1,{2,3}}"),
-            ("SWEEPER_EXCLUDE", "keep/{a,b}/*"),
+            (
+                "SWEEPER_EXCLUDE",
+                r"keep/{a,b}/*,a\{b.png,[{]x.png,hold.png",
+            ),
         ]
         .map(|(name, value)| (name.into(), value.into())),
     )
     .unwrap();
     let scope = Settings::new(&raw, None).unwrap().scope;
     assert_eq!(scope.include(), ["*.{png,jpg}", "raw/**", "*.x{1,{2,3}}"]);
-    assert_eq!(scope.exclude(), ["keep/{a,b}/*"]);
+    assert_eq!(
+        scope.exclude(),
+        ["keep/{a,b}/*", r"a\{b.png", "[{]x.png", "hold.png"]
+    );
+    assert!(!scope.contains("raw/hold.png") && !scope.contains("raw/a{b.png"));
     assert!(scope.contains("a.jpg") && scope.contains("a.x3") && scope.contains("raw/b"));
     assert!(!scope.contains("keep/b/a.jpg"));
 }
