@@ -219,9 +219,11 @@ async fn take_back(deletion: &Deletion, hands: &impl Undelete) -> Result<String,
     let claim = Claim::Marker(marker.clone());
     match undelete(hands, &deletion.orphan, &claim, false).await {
         Ok(Undone::Restored) => Ok("it was restored".to_owned()),
-        Ok(Undone::Present | Undone::Newer) => {
-            Ok("an object was written there meanwhile, or it was restored already".to_owned())
-        }
+        Ok(Undone::Present) => Ok("it was restored already".to_owned()),
+        // An upload, which is as good, or another deletion, which is not.
+        Ok(Undone::Newer) => Err(
+            "something newer stands above its deletion, and was left alone: look at it".to_owned(),
+        ),
         Ok(Undone::Lost | Undone::Untouched | Undone::Restorable) => {
             Err("its version is not kept any more".to_owned())
         }

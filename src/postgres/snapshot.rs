@@ -99,8 +99,14 @@ pub(super) async fn copy_out(
     connection: &mut PgConnection,
     text: String,
 ) -> Result<impl Stream<Item = Result<Value, DatabaseError>> + Send + '_, DatabaseError> {
-    let chunks: BoxStream<'_, _> = copy_chunks(connection, text).await?;
-    Ok(try_unfold(
+    Ok(values(copy_chunks(connection, text).await?))
+}
+
+/// The values in a COPY's bytes, which must end with its trailer.
+fn values(
+    chunks: BoxStream<'_, Result<bytes::Bytes, sqlx::Error>>,
+) -> impl Stream<Item = Result<Value, DatabaseError>> + Send {
+    try_unfold(
         (chunks, Decoder::default()),
         async |(mut chunks, mut decoder)| {
             let broken = |what: &str| DatabaseError::Copy(what.to_owned());
@@ -119,7 +125,7 @@ pub(super) async fn copy_out(
                 }
             }
         },
-    ))
+    )
 }
 
 async fn copy_chunks(
@@ -172,4 +178,26 @@ where
         .await
         .map_err(statement(tried))?;
     row.try_get(0).map_err(statement(tried))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn names_without_the_trailer_are_an_error_and_not_fewer_names() {
+        let copy = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x01a\xff\xff";
+        for (length, whole) in [(copy.len(), true), (copy.len() - 2, false), (0, false)] {
+            let chunk = Ok(Bytes::from_static(&copy[..length]));
+            let read: Result<Vec<Value>, DatabaseError> =
+                values(stream::iter([chunk]).boxed()).try_collect().await;
+            match read {
+                Ok(names) => assert!(whole && names == [Some(Bytes::from_static(b"a"))]),
+                Err(error) => assert!(!whole && error.to_string().contains("trailer"), "{error}"),
+            }
+        }
+    }
 }
