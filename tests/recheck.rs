@@ -94,6 +94,28 @@ async fn what_a_row_names_in_the_last_moment_is_taken_back() {
 }
 
 #[tokio::test]
+async fn what_somebody_deleted_once_more_is_not_called_restored() {
+    let world = world().await;
+    at_the_last_moment(&world, LATE);
+    // The first question for versions is the one after the sweep.
+    world.server.on_request(
+        Operation::ListObjectVersions,
+        |buckets, record| async move {
+            if record.nth == 1 {
+                buckets.delete(BUCKET, &orphan(1));
+            }
+        },
+    );
+    let report = world.run(&[]).await;
+    let message = found(&report, 0);
+    assert!(
+        message.contains("something newer stands above"),
+        "{message}"
+    );
+    assert!(!world.keys().contains(&orphan(1)));
+}
+
+#[tokio::test]
 async fn without_the_right_it_is_reported_with_the_way_on() {
     let world = world().await;
     at_the_last_moment(&world, LATE);
