@@ -8,6 +8,7 @@ use orphan_sweeper::local::s3::Operation;
 use orphan_sweeper::run::Report;
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
+use sqlx::Executor as _;
 use support::World;
 use support::program::{Environment, reader};
 
@@ -297,6 +298,30 @@ async fn later_runs_search_until_enough_was_looked_for_and_to_explain_a_refusal(
         .await;
     assert!(hint(&other).contains("public.users.avatar"));
     assert_eq!(other.summary.counts.deleted, 0);
+}
+
+#[tokio::test]
+async fn a_search_that_did_not_come_to_its_end_is_made_again() {
+    let keys: Vec<String> = (0..60)
+        .map(|index| format!("images/portrait-{index:03}.png"))
+        .collect();
+    let world = world(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    world
+        .sql("CREATE TABLE users (avatar text); INSERT INTO users SELECT 'portrait-0' || n || '.png' FROM generate_series(10, 59) n")
+        .await;
+    // As a migration at midnight does, for longer than a column is waited for.
+    let mut migration = world.connect().await;
+    migration.execute("BEGIN").await.expect("begun");
+    migration
+        .execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        .await
+        .expect("locked");
+    let first = world.run(&[(Setting::MaxDelete, "1")]).await;
+    assert_eq!(first.summary.counts.deleted, 1, "{first:?}");
+    migration.execute("ROLLBACK").await.expect("ended");
+    let second = world.run(&[(Setting::MaxDelete, "1")]).await;
+    assert!(hint(&second).contains("public.users.avatar"), "{second:?}");
+    assert_eq!(second.summary.counts.deleted, 0);
 }
 
 #[tokio::test]
