@@ -166,7 +166,7 @@ pub struct Rechecked {
 /// The question could not be asked to its end.
 pub async fn recheck(
     deleted: Deleted,
-    check: &mut impl FreshCheck,
+    check: &impl FreshCheck,
     hands: &impl Undelete,
     problems: &mut Vec<Problem>,
 ) -> Result<Rechecked, RecheckError> {
