@@ -45,8 +45,8 @@ impl Default for Portions {
             // Nine pages' worth, so that the page which straddles a cut, and is listed twice,
             // stays a small part of the whole.
             references_per_range: 9_000,
-            batches_at_once: 8,
-            windows_at_once: 3,
+            batches_at_once: 4,
+            windows_at_once: 4,
             batch_size: MAX_BATCH,
         }
     }

@@ -400,6 +400,28 @@ async fn the_fresh_check_sees_the_rows_of_a_partition_that_is_reloaded_meanwhile
 }
 
 #[tokio::test]
+async fn the_fresh_check_answers_for_more_names_than_one_statement_holds() {
+    let world = World::new().await;
+    // Every third name below 2,500 is there, and enough others that an index is worth it.
+    world
+        .sql("CREATE UNIQUE INDEX ON images (name); INSERT INTO images SELECT lpad(n::text, 6, '0') FROM generate_series(0, 99999) n WHERE n % 3 = 0 OR n >= 2500; ANALYZE images")
+        .await;
+    let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
+    let query = ReferencesQuery::new("SELECT name FROM images");
+    let snapshot = Snapshot::open(&database, &query).await.expect("opened");
+    let identity = snapshot.identity().clone();
+    snapshot.finish().await.expect("ended");
+    let check = PrimaryCheck::new(database, query, world.settings(&[]).rules, identity);
+    let keys: Vec<ObjectKey> = (0..2_500)
+        .map(|index| ObjectKey::new(format!("{index:06}")))
+        .collect();
+    let named = check.referenced(&keys.iter().collect::<Vec<_>>()).await;
+    let third: Vec<bool> = (0..2_500).map(|index| index % 3 == 0).collect();
+    assert_eq!(named.expect("asked"), third);
+    assert!(check.by_index_of().is_some());
+}
+
+#[tokio::test]
 async fn work_that_loses_no_row_is_no_error() {
     for work in [
         "INSERT INTO images VALUES ('later.png')",

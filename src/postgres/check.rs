@@ -16,6 +16,11 @@ use crate::hands::{CheckError, FreshCheck, Identity};
 use crate::key::ObjectKey;
 use crate::names::NameRules;
 
+/// Names of one statement. Asked for many more at once, the planner thinks it cheaper to read
+/// the whole table than to look each one up (on a million rows for 8,000 names: 130 ms on
+/// three cores, against 30 ms on one).
+const NAMES_AT_ONCE: usize = 1_000;
+
 /// How the database is asked about some keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
@@ -114,6 +119,7 @@ impl PrimaryCheck {
             let names: Vec<String> = keys
                 .iter()
                 .filter_map(|key| self.name_of(key))
+                .take(NAMES_AT_ONCE)
                 .map(literal)
                 .collect();
             let array = format!("ARRAY[{}]::text[]", names.join(","));
@@ -137,17 +143,19 @@ impl PrimaryCheck {
     ) -> Result<Vec<bool>, DatabaseError> {
         let names: Vec<Option<&str>> = keys.iter().map(|key| self.name_of(key)).collect();
         let asked: Vec<&str> = names.iter().flatten().copied().collect();
-        let rows = sqlx::query(AssertSqlSafe(self.query.select_any("$1", collation)))
-            .bind(&asked)
-            .persistent(false)
-            .fetch_all(connection)
-            .await
-            .map_err(statement("ask for the references again"))?;
-        let found = rows
-            .iter()
-            .map(|row| row.try_get::<String, _>(0))
-            .collect::<Result<HashSet<_>, _>>()
-            .map_err(statement("read the references again"))?;
+        let mut found = HashSet::new();
+        for asked in asked.chunks(NAMES_AT_ONCE) {
+            let rows = sqlx::query(AssertSqlSafe(self.query.select_any("$1", collation)))
+                .bind(asked)
+                .persistent(false)
+                .fetch_all(&mut *connection)
+                .await
+                .map_err(statement("ask for the references again"))?;
+            for row in rows {
+                let name = row.try_get::<String, _>(0);
+                found.insert(name.map_err(statement("read the references again"))?);
+            }
+        }
         Ok(names
             .into_iter()
             .map(|name| name.is_some_and(|name| found.contains(name)))
