@@ -201,6 +201,13 @@ impl Endpoint {
             ("GET", true) if query.has("versioning") => self.other(
                 "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>",
             ),
+            ("GET", true) if query.has("uploads") => self.other(
+                "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>",
+            ),
+            ("GET", true) if query.has("lifecycle") => {
+                self.state().counts.others += 1;
+                error(StatusCode::NOT_FOUND, "NoSuchLifecycleConfiguration")
+            }
             ("GET", true) if query.has("location") => self.other("<LocationConstraint/>"),
             ("GET", true) => self.list(query),
             ("POST", true) if query.has("delete") => self.delete(body),
