@@ -76,7 +76,7 @@
 //! | domain | [`scope`], [`names`], [`references`], [`merge`], [`folders`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`review`], [`reconcile`], [`metrics`] | the words |
 //! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`restore`](mod@restore), [`uploads`], [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`], [`archive`], [`aws`] | one world each |
-//! | composition | [`settings`], [`access`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), [`doctor`] | both worlds |
+//! | composition | [`settings`], [`access`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), `pages`, [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
 //!
 //! [`upload`] is the service's side: where orphans come from.
@@ -135,6 +135,8 @@ pub mod world;
 pub mod cli;
 #[cfg(feature = "lambda")]
 pub mod lambda;
+#[cfg(feature = "cli")]
+pub mod pages;
 
 #[cfg(feature = "demo")]
 pub mod demo;

@@ -375,6 +375,7 @@ async fn every_help_has_examples() {
         &["doctor", "--help"],
         &["apply", "--help"],
         &["restore", "--help"],
+        &["report", "--help"],
         &["demo", "--help"],
     ] {
         let ended = Environment::bare(&world).cli(arguments).await;

@@ -4,6 +4,7 @@ mod apply;
 mod args;
 mod bar;
 mod log;
+mod report;
 mod restore;
 pub(crate) mod text;
 
@@ -75,6 +76,7 @@ async fn command(command: Command) -> anyhow::Result<u8> {
         Command::Plan(args) => sweep(args, true).await,
         Command::Apply(args) => apply::apply(args).await,
         Command::Restore(args) => restore::restore(args).await,
+        Command::Report(args) => report::report(args).await,
         Command::Doctor(args) => examine(args).await,
         #[cfg(feature = "demo")]
         Command::Demo(args) => Box::pin(crate::demo::run(args.into())).await.map(|()| 0),

@@ -47,7 +47,7 @@ pub(crate) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
 }
 
 /// Writes what a run counted.
-fn counts(to: &mut impl Write, counts: &Counts) -> io::Result<()> {
+pub(super) fn counts(to: &mut impl Write, counts: &Counts) -> io::Result<()> {
     for (word, count, note) in [
         ("listed", counts.listed, Some(counts.listed_bytes)),
         ("  referenced", counts.referenced, None),

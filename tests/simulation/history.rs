@@ -614,6 +614,8 @@ fn past(run: &RunState) -> Past {
                 key: orphan.key.clone(),
                 outcome: outcome.to_owned(),
                 marker,
+                code: None,
+                reason: None,
             })
         })
         .collect();
