@@ -290,3 +290,76 @@ fn another(value: &Value) -> Value {
         other => panic!("a field of another kind: {other}"),
     }
 }
+
+/// What a role is given beside SELECT, and how the doctor says so.
+const MORE_THAN_READING: &[(&str, &str)] = &[
+    ("ALTER ROLE it CREATEROLE", "can make roles"),
+    ("ALTER ROLE it CREATEDB", "can make databases"),
+    (
+        "GRANT INSERT ON images TO it",
+        "can write to 1 tables, public.images among them",
+    ),
+    (
+        "GRANT TRUNCATE ON images TO it",
+        "can write to 1 tables, public.images among them",
+    ),
+    (
+        "GRANT UPDATE (name) ON images TO it",
+        "can write to 1 tables, public.images among them",
+    ),
+    (
+        "ALTER TABLE images OWNER TO it",
+        "owns 1 tables, public.images among them",
+    ),
+    (
+        "GRANT USAGE ON SEQUENCE counter TO it",
+        "can advance 1 sequences, public.counter among them",
+    ),
+    (
+        "GRANT CREATE ON SCHEMA public TO it",
+        "can make tables in schema public",
+    ),
+    (
+        "DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO it', current_database()); END $$",
+        "can make schemas",
+    ),
+    (
+        "GRANT pg_execute_server_program TO it",
+        "is a member of pg_execute_server_program",
+    ),
+    ("ALTER ROLE it SUPERUSER", "is a superuser"),
+];
+
+#[tokio::test]
+async fn the_doctor_names_whatever_a_role_can_do_besides_reading() {
+    for (index, (grant, words)) in MORE_THAN_READING.iter().enumerate() {
+        let world = world().await;
+        let role = format!("wrong_{index}_{}", std::process::id());
+        world
+            .sql(&format!(
+                "REVOKE CREATE ON SCHEMA public FROM PUBLIC; \
+                 CREATE ROLE {role} LOGIN PASSWORD 'reader'; GRANT SELECT ON images TO {role}"
+            ))
+            .await;
+        let mut url = url::Url::parse(world.database.url()).expect("a URL");
+        url.set_username(&role).expect("set");
+        url.set_password(Some("reader")).expect("set");
+        let said = async || {
+            let environment = Environment::of(&world).with(&[("DATABASE_URL", url.as_str())]);
+            let found = environment.cli(&["doctor"]).await.json();
+            let about = found.as_array().expect("a list").iter();
+            let mut about = about.filter(|finding| finding["about"] == "role");
+            about.next().expect("of the role").clone()
+        };
+        let before = said().await;
+        assert_eq!(
+            (&before["verdict"], &before["message"]),
+            (&json!("ok"), &json!("it can read, and nothing else"))
+        );
+        world.sql(&grant.replace(" it", &format!(" {role}"))).await;
+        let after = said().await;
+        assert_eq!(after["verdict"], "warning", "{grant}: {after}");
+        let message = after["message"].as_str().expect("a text");
+        assert!(message.contains(words), "{grant}: {message}");
+    }
+}
