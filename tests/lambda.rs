@@ -163,6 +163,10 @@ const BAD_EVENTS: &[(&str, &str)] = &[
         r#"{"dry_run": "true"}"#,
         r#"dry_run: "true" is not the boolean true"#,
     ),
+    (
+        r#"{"dry_run": "\u009b\u202e"}"#,
+        r#"dry_run: "\u{9b}\u{202e}" is not the boolean true"#,
+    ),
     (r#"{"dry_run": 1}"#, "dry_run: 1 is not the boolean true"),
     (
         r#"{"dry_run": null}"#,

@@ -186,4 +186,23 @@ async fn in_the_functions_log() {
     for line in log.lines() {
         let _line: Value = serde_json::from_str(line).expect("JSON");
     }
+
+    // A folder's name, which the metrics repeat.
+    let folder = format!("images/{NASTY}");
+    let mut function = environment(&world)
+        .with(&[
+            ("SWEEPER_PREFIX", &folder),
+            ("SWEEPER_REFERENCES", "SELECT 'images/a.png'"),
+        ])
+        .function()
+        .await;
+    function.invoke("{\"dry_run\": true}").await.response();
+    let log = function.end().await;
+    assert_harmless("the metrics", &log);
+    let metrics = log
+        .lines()
+        .find(|line| line.contains("_aws"))
+        .expect("metrics");
+    let metrics: Value = serde_json::from_str(metrics).expect("JSON");
+    assert_eq!(metrics["prefix"], json!(format!("{folder}/")));
 }
