@@ -33,7 +33,7 @@
 //!
 //! | | tests |
 //! |---|---|
-//! | 1 | `tests/sweep.rs` (a model over random buckets and tables), `tests/listing_faults.rs`, `tests/references.rs` |
+//! | 1 | `tests/sweep.rs` (a model over random buckets and tables), `tests/listing_faults.rs`, `tests/references.rs`, `tests/bad_input.rs` |
 //! | 2 | `tests/deletion.rs` (over the wire), `tests/sweep_time.rs` (with the clock in hand) |
 //! | 3 | `the_lower_clock_decides_and_clocks_apart_refuse`, `an_age_that_cannot_be_read_is_new` |
 //! | 4 | the nasty keys of `tests/sweep.rs`, the properties of [`names`] and [`s3::page`] |

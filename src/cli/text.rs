@@ -6,6 +6,7 @@ use indicatif::{HumanBytes, HumanCount};
 
 use crate::doctor::Finding;
 use crate::key::escape;
+use crate::pages::figure;
 use crate::run::Report;
 use crate::summary::{Counts, More, Refusal, Status, Summary};
 
@@ -205,14 +206,6 @@ fn write_refusal(to: &mut impl Write, refusal: &Refusal) -> io::Result<()> {
         writeln!(to, "  for example {example}")?;
     }
     Ok(())
-}
-
-fn figure(value: f64) -> String {
-    if value.fract() == 0.0 {
-        format!("{value}")
-    } else {
-        format!("{value:.2}")
-    }
 }
 
 /// Writes what the doctor found.
