@@ -1,6 +1,8 @@
 //! The read side of the ledger: what a run of the past decided, and what it wrote of what
 //! happened.
 
+mod reading;
+
 use std::error::Error as StdError;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
@@ -17,6 +19,7 @@ use crate::key::{ObjectKey, Prefix};
 use crate::manifest::{Manifest, ManifestError};
 use crate::s3;
 use crate::settings::ReportLocation;
+pub use reading::Lines;
 
 /// A run of the past could not be read.
 #[derive(Debug, Error)]
@@ -270,6 +273,12 @@ pub struct Recorded {
     /// The version id of the delete marker.
     #[serde(default)]
     pub marker: Option<String>,
+    /// S3's error code.
+    #[serde(default)]
+    pub code: Option<String>,
+    /// Why it became that.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// How a run said that it ended.
@@ -307,6 +316,7 @@ impl Past {
 pub struct OutcomesWriter {
     file: BufWriter<NamedTempFile>,
     last: Option<ObjectKey>,
+    asked: u64,
 }
 
 impl OutcomesWriter {
@@ -318,6 +328,7 @@ impl OutcomesWriter {
         Ok(Self {
             file: BufWriter::new(NamedTempFile::new()?),
             last: None,
+            asked: 0,
         })
     }
 
@@ -333,6 +344,7 @@ impl OutcomesWriter {
             ));
         }
         self.last = Some(outcome.key.clone());
+        self.asked += u64::from(outcome.outcome != "deferred");
         serde_json::to_writer(&mut self.file, outcome)?;
         self.file.write_all(b"\n")
     }
@@ -346,7 +358,10 @@ impl OutcomesWriter {
             .file
             .into_inner()
             .map_err(io::IntoInnerError::into_error)?;
-        Ok(Outcomes { file })
+        Ok(Outcomes {
+            file,
+            asked: self.asked,
+        })
     }
 }
 
@@ -354,9 +369,16 @@ impl OutcomesWriter {
 #[derive(Debug)]
 pub struct Outcomes {
     file: NamedTempFile,
+    asked: u64,
 }
 
 impl Outcomes {
+    /// How many orphans have an outcome other than deferred.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        self.asked
+    }
+
     /// From the first on.
     ///
     /// # Errors
@@ -412,6 +434,8 @@ mod tests {
             key: ObjectKey::new(key),
             outcome: "deleted".to_owned(),
             marker: Some(key.to_owned()),
+            code: None,
+            reason: None,
         }
     }
 

@@ -20,7 +20,7 @@ const ENVELOPE: [&str; 10] = [
 ];
 
 /// What an event may say.
-const OPTIONS: [&str; 5] = [
+pub const OPTIONS: [&str; 5] = [
     "dry_run",
     "prefix",
     "min_age",
@@ -67,13 +67,16 @@ fn in_envelope(fields: &Map<String, Value>) -> Result<EventOptions, ConfigError>
             Ok(Value::Object(detail)) => parse(&detail),
             _ => Err(ConfigError::new(
                 "detail",
-                "its text is not an object of options",
+                "its text is not an object of options, like {} or {\"dry_run\": true}",
             )),
         },
         Value::Object(detail) => parse(detail),
         other => Err(ConfigError::new(
             "detail",
-            format!("{} is not an object of options", kind(other)),
+            format!(
+                "{} is not an object of options, like {{}} or {{\"dry_run\": true}}",
+                kind(other)
+            ),
         )),
     }
 }
@@ -87,17 +90,27 @@ fn parse(fields: &Map<String, Value>) -> Result<EventOptions, ConfigError> {
         let text = || value.as_str().map(str::to_owned);
         match name.as_str() {
             "dry_run" => {
-                options.dry_run = Some(value.as_bool().ok_or_else(|| wrong("true"))?);
+                options.dry_run = Some(value.as_bool().ok_or_else(|| wrong("the boolean true"))?);
             }
-            "prefix" => options.prefix = Some(text().ok_or_else(|| wrong("a text"))?),
+            "prefix" => {
+                options.prefix = Some(text().ok_or_else(|| wrong("a text like \"images\""))?);
+            }
             "min_age" => {
                 options.min_age = Some(text().ok_or_else(|| wrong("a text like \"24h\""))?);
             }
             "max_delete" => {
-                options.max_delete = Some(value.as_u64().ok_or_else(|| wrong("a whole number"))?);
+                options.max_delete = Some(
+                    value
+                        .as_u64()
+                        .ok_or_else(|| wrong("a whole number, at least 0"))?,
+                );
             }
             "max_orphan_percent" => {
-                options.max_orphan_percent = Some(value.as_f64().ok_or_else(|| wrong("a number"))?);
+                options.max_orphan_percent = Some(
+                    value
+                        .as_f64()
+                        .ok_or_else(|| wrong("a number from 0 to 100"))?,
+                );
             }
             _ => {
                 return Err(ConfigError::new(

@@ -12,7 +12,7 @@
 
 use std::collections::HashSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::key::ObjectKey;
 
@@ -137,7 +137,7 @@ impl Folders {
 }
 
 /// A folder whose orphans are held back.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HeldFolder {
     /// The folder: with everything below it (`avatars/`), or only what lies directly in it
     /// (`avatars/*`).

@@ -6,7 +6,7 @@
 //! byte by byte: the three orders are one, which is what the merge rests on.
 
 use std::borrow::Borrow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -62,19 +62,37 @@ impl Borrow<str> for ObjectKey {
 /// reorder a line are written as `\u{…}`.
 #[must_use]
 pub fn escape(text: &str) -> String {
-    let hostile = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
-    };
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if hostile(c) {
+        if is_hostile(c) {
             shown.extend(c.escape_default());
         } else {
             shown.push(c);
         }
     }
     shown
+}
+
+/// JSON with the same escaped, as JSON does: a terminal takes it for text, and a reader has
+/// the same strings.
+#[must_use]
+pub fn escape_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        // JSON escapes the control characters below U+0020 itself. One unit of UTF-16 is
+        // enough for each of the others.
+        if is_hostile(c) && c >= '\u{7f}' {
+            let _ = write!(shown, "\\u{:04x}", u32::from(c));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+fn is_hostile(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
 }
 
 /// The folder that a run is about: empty, or text that ends with `/`.
@@ -175,6 +193,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn escaped_json_says_the_same_in_characters_that_do_no_harm(text in any::<String>(), hostile in "[\u{7f}-\u{9f}\u{202a}-\u{202e}\u{2028}\u{61c}]{0,3}") {
+            let said = serde_json::json!({ "key": format!("{text}{hostile}") });
+            let shown = escape_json(&said.to_string());
+            prop_assert!(!shown.chars().any(is_hostile), "{}", shown);
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), said);
+        }
+
         #[test]
         fn keys_order_by_their_bytes(a in any::<String>(), b in any::<String>()) {
             let (x, y) = (ObjectKey::new(a.clone()), ObjectKey::new(b.clone()));

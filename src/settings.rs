@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::discovery::ColumnName;
 use crate::folders::Folders;
 use crate::guards::{Allowances, Doubts, Limits};
-use crate::key::Prefix;
+use crate::key::{MAX_KEY_BYTES, Prefix};
 use crate::names::{NameRules, ReferenceForm};
 use crate::postgres::ReferencesQuery;
 use crate::scope::Scope;
@@ -26,8 +26,13 @@ pub use reviewed::for_manifest;
 
 /// A grace period like `24h` or `7d`.
 fn parse_age(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{text:?} is not a time like `24h` or `7d`: {error}"))
+    humantime::parse_duration(text).map_err(|error| match error {
+        // Its own words would propose seconds.
+        humantime::DurationError::UnknownUnit { unit, .. } if unit.is_empty() => {
+            format!("{text:?} is not a time like `24h` or `7d`: it has no unit")
+        }
+        error => format!("{text:?} is not a time like `24h` or `7d`: {error}"),
+    })
 }
 
 fn check_percent(percent: f64) -> Result<f64, String> {
@@ -47,7 +52,7 @@ fn parse_percent(text: &str) -> Result<f64, String> {
 
 fn parse_count(text: &str) -> Result<u64, String> {
     text.parse()
-        .map_err(|_| format!("{text:?} is not a whole number"))
+        .map_err(|_| format!("{text:?} is not a whole number from 0 to {}", u64::MAX))
 }
 
 /// How far an allowed standby may be behind where nothing is given.
@@ -164,7 +169,7 @@ impl Settings {
         raw.check_empty()?;
         let given = raw.required(Setting::Bucket)?;
         let bucket = bucket_name(&given.text).map_err(|problem| given.wrong(problem))?;
-        let prefix = Prefix::folder(raw.one(Setting::Prefix).map_or("", |given| &given.text));
+        let prefix = raw.parsed(Setting::Prefix, folder)?.unwrap_or_default();
         let scope = scope(raw, prefix)?;
         let rules = rules(raw, bucket)?;
         let references = raw
@@ -213,13 +218,14 @@ impl Settings {
                     .unwrap_or(DEFAULT_REPLICA_LAG),
                 allow_old_transactions: raw.is_on(Setting::AllowOldTransactions)?,
             },
-            unreferenced_folders: raw.all(Setting::AllowUnreferencedFolder).iter().fold(
+            unreferenced_folders: raw.all(Setting::AllowUnreferencedFolder).iter().try_fold(
                 Folders::default(),
                 |mut folders, given| {
+                    check_beginning(&given.text).map_err(|problem| given.wrong(problem))?;
                     folders.add(&given.text);
-                    folders
+                    Ok(folders)
                 },
-            ),
+            )?,
             not_references: raw
                 .all(Setting::NotAReference)
                 .iter()
@@ -246,7 +252,7 @@ impl Settings {
             tightened.allowed.dry_run = true;
         }
         if let Some(text) = &event.prefix {
-            let prefix = Prefix::folder(text);
+            let prefix = folder(text).map_err(|problem| ConfigError::new("prefix", problem))?;
             if !prefix.extends(self.scope.prefix()) {
                 return Err(ConfigError::new(
                     "prefix",
@@ -313,9 +319,35 @@ fn bucket_name(text: &str) -> Result<String, String> {
         ));
     }
     if text.ends_with("--x-s3") {
-        return Err("directory buckets list in no order and cannot be swept".to_owned());
+        return Err(format!(
+            "{text:?} is a directory bucket, which lists in no order and cannot be swept; give a general purpose bucket"
+        ));
     }
     Ok(text.to_owned())
+}
+
+/// A folder of the bucket, where keys can lie.
+fn folder(text: &str) -> Result<Prefix, String> {
+    check_beginning(text)?;
+    Ok(Prefix::folder(text))
+}
+
+/// Whether a key can begin so, as far as form `key` takes any.
+fn check_beginning(text: &str) -> Result<(), String> {
+    if text.contains("://") {
+        // It may be signed: not repeated.
+        return Err(
+            "an address, but keys begin with no scheme; give what stands behind the bucket or the host, like images/"
+                .to_owned(),
+        );
+    }
+    if text.len() > MAX_KEY_BYTES {
+        return Err(format!(
+            "{} bytes long, but a key has at most {MAX_KEY_BYTES}",
+            text.len()
+        ));
+    }
+    Ok(())
 }
 
 /// Where the ledger lies, by raw settings.
@@ -375,8 +407,11 @@ fn rules(raw: &RawSettings, bucket: String) -> Result<NameRules, ConfigError> {
         bucket,
         form: form.unwrap_or_default(),
         prefix: raw
-            .one(Setting::ReferencePrefix)
-            .map_or_else(String::new, |given| given.text.clone()),
+            .parsed(Setting::ReferencePrefix, |text| {
+                check_beginning(text)?;
+                Ok(text.to_owned())
+            })?
+            .unwrap_or_default(),
         hosts: raw.hosts(Setting::ReferenceHost)?,
         foreign_hosts: raw.hosts(Setting::ForeignHost)?,
     };
@@ -411,7 +446,10 @@ fn min_age(raw: &RawSettings) -> Result<Duration, ConfigError> {
 
 fn check_longest(min_age: Duration) -> Result<Duration, String> {
     if min_age > LONGEST_MIN_AGE {
-        Err("longer than 100 years".to_owned())
+        Err(
+            "longer than 100 years, and no object is so old; give a time like `24h` or `7d`"
+                .to_owned(),
+        )
     } else {
         Ok(min_age)
     }

@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ use crate::recheck::Rechecked;
 use crate::uploads::UploadCounts;
 
 /// How many objects and references a run counted. Bytes are the sizes that S3 listed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Objects that S3 listed below the prefix.
     pub listed: u64,
@@ -188,7 +188,7 @@ pub struct Refusal {
 }
 
 /// One thing that went wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The object it is about, if it is about one.
     pub key: Option<ObjectKey>,

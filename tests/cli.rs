@@ -254,7 +254,7 @@ async fn however_much_is_logged_standard_output_stays_clean_and_the_password_sec
         let ended = environment.cli(&[command]).await;
         assert_eq!(ended.code, Some(0), "{}", ended.stdout);
         ended.json();
-        assert!(ended.stderr.contains("TRACE"));
+        assert!(ended.stderr.contains("DEBUG"));
         assert!(!ended.stderr.contains("Tr0ub4dor"), "{}", ended.stderr);
     }
 }
@@ -373,6 +373,9 @@ async fn every_help_has_examples() {
         &["sweep", "--help"],
         &["plan", "--help"],
         &["doctor", "--help"],
+        &["apply", "--help"],
+        &["restore", "--help"],
+        &["report", "--help"],
         &["demo", "--help"],
     ] {
         let ended = Environment::bare(&world).cli(arguments).await;

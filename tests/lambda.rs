@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_runtime::{Diagnostic, LambdaEvent};
+use orphan_sweeper::event::OPTIONS;
 use orphan_sweeper::local::s3::{Effect, Fault, Operation, Versioning};
 use serde_json::{Value, json};
 use support::program::{Environment, Function, Tripwire, files, reader};
@@ -152,6 +153,187 @@ async fn every_kind_of_event_is_answered_with_the_summary() {
     assert_eq!(world.keys(), ["images/named.png"]);
 }
 
+/// Events that are refused, and the line that says so: what is wrong, what would be right.
+const BAD_EVENTS: &[(&str, &str)] = &[
+    (
+        r#"{"dry_run": false}"#,
+        "dry_run: can only be true in an event; the function's configuration decides what may be deleted",
+    ),
+    (
+        r#"{"dry_run": "true"}"#,
+        r#"dry_run: "true" is not the boolean true"#,
+    ),
+    (
+        r#"{"dry_run": "\u009b\u202e"}"#,
+        r#"dry_run: "\u{9b}\u{202e}" is not the boolean true"#,
+    ),
+    (r#"{"dry_run": 1}"#, "dry_run: 1 is not the boolean true"),
+    (
+        r#"{"dry_run": null}"#,
+        "dry_run: null is not the boolean true",
+    ),
+    (
+        r#"{"dryrun": true}"#,
+        r#"event: "dryrun" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+    ),
+    (
+        r#"{"dry-run": true}"#,
+        r#"event: "dry-run" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+    ),
+    (
+        r#"{"Dry_Run": true}"#,
+        r#"event: "Dry_Run" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+    ),
+    (
+        r#"{"a\u001b[2J\u202e\n": true}"#,
+        r#"event: "a\u{1b}[2J\u{202e}\n" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+    ),
+    (
+        r#"{"bucket": "other"}"#,
+        r#"event: "bucket" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+    ),
+    (
+        r#"{"references": "SELECT 1"}"#,
+        r#"event: "references" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+    ),
+    (
+        r#"{"Records": [{"eventSource": "aws:s3"}]}"#,
+        r#"event: "Records" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+    ),
+    (
+        r#"{"detail": {"dry_run": true}}"#,
+        r#"event: "detail" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+    ),
+    (
+        r#"{"prefix": "images2"}"#,
+        "prefix: 'images2/' does not lie below the configured prefix 'images/'",
+    ),
+    (
+        r#"{"prefix": "image"}"#,
+        "prefix: 'image/' does not lie below the configured prefix 'images/'",
+    ),
+    (
+        r#"{"prefix": ""}"#,
+        "prefix: '' does not lie below the configured prefix 'images/'",
+    ),
+    (
+        r#"{"prefix": "\u001b\u202e\u009bx"}"#,
+        r"prefix: '\u{1b}\u{202e}\u{9b}x/' does not lie below the configured prefix 'images/'",
+    ),
+    (
+        r#"{"prefix": "s3://pictures/images"}"#,
+        "prefix: an address, but keys begin with no scheme; give what stands behind the bucket or the host, like images/",
+    ),
+    (
+        r#"{"prefix": 1}"#,
+        r#"prefix: 1 is not a text like "images""#,
+    ),
+    (
+        r#"{"min_age": "23h"}"#,
+        r#"min_age: "23h" is shorter than the configured 1day"#,
+    ),
+    (
+        r#"{"min_age": "24"}"#,
+        r#"min_age: "24" is not a time like `24h` or `7d`: it has no unit"#,
+    ),
+    (
+        r#"{"min_age": "200y"}"#,
+        "min_age: longer than 100 years, and no object is so old; give a time like `24h` or `7d`",
+    ),
+    (
+        r#"{"min_age": 24}"#,
+        r#"min_age: 24 is not a text like "24h""#,
+    ),
+    (
+        r#"{"max_delete": 6}"#,
+        "max_delete: 6 is larger than the configured 5",
+    ),
+    (
+        r#"{"max_delete": -1}"#,
+        "max_delete: -1 is not a whole number, at least 0",
+    ),
+    (
+        r#"{"max_delete": 1.5}"#,
+        "max_delete: 1.5 is not a whole number, at least 0",
+    ),
+    (
+        r#"{"max_delete": "1"}"#,
+        r#"max_delete: "1" is not a whole number, at least 0"#,
+    ),
+    (
+        r#"{"max_orphan_percent": 91}"#,
+        "max_orphan_percent: 91 is larger than the configured 90",
+    ),
+    (
+        r#"{"max_orphan_percent": -1}"#,
+        "max_orphan_percent: -1 is not a percentage from 0 to 100",
+    ),
+    (
+        r#"{"max_orphan_percent": "50%"}"#,
+        r#"max_orphan_percent: "50%" is not a number from 0 to 100"#,
+    ),
+    (
+        "null",
+        r#"event: null is not an object of options, like {} or {"dry_run": true}"#,
+    ),
+    (
+        "[]",
+        r#"event: a list is not an object of options, like {} or {"dry_run": true}"#,
+    ),
+    (
+        r#""{}""#,
+        r#"event: a text is not an object of options, like {} or {"dry_run": true}"#,
+    ),
+    (
+        "true",
+        r#"event: a boolean is not an object of options, like {} or {"dry_run": true}"#,
+    ),
+    (
+        "7",
+        r#"event: a number is not an object of options, like {} or {"dry_run": true}"#,
+    ),
+];
+
+/// The same of what stands in the `detail` of an envelope.
+const BAD_DETAILS: &[(&str, &str)] = &[
+    (
+        "null",
+        r#"detail: null is not an object of options, like {} or {"dry_run": true}"#,
+    ),
+    (
+        "[]",
+        r#"detail: a list is not an object of options, like {} or {"dry_run": true}"#,
+    ),
+    (
+        r#""nonsense""#,
+        r#"detail: its text is not an object of options, like {} or {"dry_run": true}"#,
+    ),
+    (
+        r#""[]""#,
+        r#"detail: its text is not an object of options, like {} or {"dry_run": true}"#,
+    ),
+    (
+        r#""{\"dry_run\": \"true\"}""#,
+        r#"dry_run: "true" is not the boolean true"#,
+    ),
+    (
+        r#"{"dryrun": true}"#,
+        r#"event: "dryrun" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+    ),
+    (r#"{"dry_run": 1}"#, "dry_run: 1 is not the boolean true"),
+];
+
+/// A new option must be refused somewhere, too: of a wrong type, and looser.
+#[test]
+fn every_option_of_an_event_is_in_the_table_of_what_is_refused() {
+    for option in OPTIONS {
+        let rows = BAD_EVENTS.iter().filter(|(event, refusal)| {
+            event.contains(&format!("{option:?}:")) && refusal.starts_with(&format!("{option}: "))
+        });
+        assert!(rows.count() >= 2, "{option} has no rows in BAD_EVENTS");
+    }
+}
+
 #[tokio::test]
 async fn an_event_that_is_not_understood_or_loosens_is_refused_before_anything_is_read() {
     let world = world().await;
@@ -162,58 +344,22 @@ async fn an_event_that_is_not_understood_or_loosens_is_refused_before_anything_i
         ("SWEEPER_MAX_DELETE", "5"),
     ]);
     let mut function = environment.function().await;
-    for (event, named) in [
-        (json!({"dry_run": false}), "dry_run: can only be true"),
-        (json!({"dry_run": "true"}), "dry_run"),
-        (json!({"dry_run": 1}), "dry_run"),
-        (json!({"dry_run": null}), "dry_run"),
-        (json!({"dryrun": true}), "dryrun"),
-        (json!({"dry-run": true}), "dry-run"),
-        (json!({"Dry_Run": true}), "Dry_Run"),
-        (json!({"bucket": "other"}), "bucket"),
-        (json!({"references": "SELECT 1"}), "references"),
-        (json!({"report": "/tmp"}), "report"),
-        (json!({"prefix": "images2"}), "prefix: 'images2/'"),
-        (json!({"prefix": "image"}), "prefix: 'image/'"),
-        (json!({"prefix": ""}), "prefix: ''"),
-        (json!({"prefix": 1}), "prefix"),
-        (json!({"min_age": "23h"}), "min_age: \"23h\" is shorter"),
-        (json!({"min_age": "0s"}), "min_age"),
-        (json!({"min_age": "24"}), "min_age"),
-        (json!({"min_age": "200y"}), "min_age: longer than 100 years"),
-        (json!({"min_age": 24}), "min_age"),
-        (json!({"max_delete": 6}), "max_delete: 6 is larger"),
-        (json!({"max_delete": -1}), "max_delete"),
-        (json!({"max_delete": 1.5}), "max_delete"),
-        (json!({"max_delete": "1"}), "max_delete"),
-        (
-            json!({"max_orphan_percent": 91}),
-            "max_orphan_percent: 91 is larger",
-        ),
-        (json!({"max_orphan_percent": -1}), "max_orphan_percent"),
-        (json!({"max_orphan_percent": "50%"}), "max_orphan_percent"),
-        (json!(null), "event: null"),
-        (json!([]), "event: a list"),
-        (json!("{}"), "event: a text"),
-        (json!(true), "event: a boolean"),
-        (json!({"Records": [{"eventSource": "aws:s3"}]}), "Records"),
-        (json!({"detail": {"dry_run": true}}), "detail"),
-    ] {
-        let (kind, message) = function.invoke(&event.to_string()).await.error();
-        assert_eq!(kind, "Config", "{event}");
-        assert!(message.contains(named), "{event}: {message}");
-        assert!(!message.contains('\n'), "{event}: {message}");
-    }
-    for (detail, named) in [
-        (json!(null), "detail: null"),
-        (json!("nonsense"), "detail"),
-        (json!("[]"), "detail"),
-        (json!("{\"dry_run\": \"true\"}"), "dry_run"),
-        (json!({"dryrun": true}), "dryrun"),
-    ] {
-        let (kind, message) = function.invoke(&envelope(&detail)).await.error();
-        assert_eq!(kind, "Config", "{detail}");
-        assert!(message.contains(named), "{detail}: {message}");
+    let long = json!({"prefix": format!("images/{}", "x".repeat(1_100))}).to_string();
+    let too_long = "prefix: 1107 bytes long, but a key has at most 1024";
+    let details = BAD_DETAILS.iter().map(|(detail, refusal)| {
+        let detail = serde_json::from_str(detail).expect("JSON");
+        (envelope(&detail), *refusal)
+    });
+    let events = BAD_EVENTS
+        .iter()
+        .map(|(event, refusal)| ((*event).to_owned(), *refusal));
+    for (event, refusal) in events.chain(details).chain([(long, too_long)]) {
+        let (kind, message) = function.invoke(&event).await.error();
+        assert_eq!(
+            (kind.as_str(), message.as_str()),
+            ("Config", refusal),
+            "{event}"
+        );
     }
     for text in [
         "",

@@ -221,3 +221,78 @@ async fn a_service_that_stumbles_is_asked_again() {
     assert_eq!(ended.json()["deleted"], 1, "{ended:?}");
     assert_eq!(secrets.asked().len(), 2);
 }
+
+/// What each field may not be, and what is said of it.
+const BAD_SECRETS: &[(&str, &str, &str)] = &[
+    ("", "hunter2", "is not such an object (line 1, column 1)"),
+    (
+        "",
+        r#"["hunter2"]"#,
+        "is not such an object (line 1, column 11)",
+    ),
+    (
+        "host",
+        r#"{"username":"u","password":"hunter2"}"#,
+        "has no host",
+    ),
+    (
+        "host",
+        r#"{"host":"","username":"u","password":"hunter2"}"#,
+        "has no host",
+    ),
+    (
+        "port",
+        r#"{"host":"h","username":"u","password":"hunter2","port":"hunter2"}"#,
+        "has a port that is no number",
+    ),
+    (
+        "username",
+        r#"{"host":"h","password":"hunter2"}"#,
+        "has no username",
+    ),
+    (
+        "password",
+        r#"{"host":"h","username":"hunter2"}"#,
+        "has no password",
+    ),
+    (
+        "password",
+        r#"{"password":7,"host":"h","username":"hunter2"}"#,
+        "is not such an object (line 1, column 13)",
+    ),
+    (
+        "dbname",
+        r#"{"dbname":7,"host":"h","username":"u","password":"hunter2"}"#,
+        "is not such an object (line 1, column 11)",
+    ),
+    (
+        "engine",
+        r#"{"engine":"mysql","host":"h","username":"u","password":"hunter2"}"#,
+        "is of another engine than postgres",
+    ),
+];
+
+#[tokio::test]
+async fn every_field_of_a_secret_that_cannot_be_used_is_refused_by_its_line() {
+    const FIELDS: &str = "host, port, username, password, dbname, engine";
+    for field in FIELDS.split(", ") {
+        let rows = BAD_SECRETS.iter().filter(|(about, ..)| *about == field);
+        assert!(rows.count() > 0, "{field} has no row");
+    }
+    let world = world().await;
+    for (_, content, problem) in BAD_SECRETS {
+        let secrets = Secrets::that_answer(&[(200, json!({"SecretString": content}))]).await;
+        let ended = environment(&world, &secrets).cli(&["sweep"]).await;
+        assert_eq!(ended.code, Some(1), "{content}: {ended:?}");
+        assert_eq!(
+            ended.json()["errors"][0]["message"],
+            format!(
+                "the database could not be read: could not learn how to sign in to the database: \
+                 the secret {ARN} {problem}; it must be the JSON that RDS writes: {FIELDS}"
+            ),
+            "{content}"
+        );
+        assert!(!format!("{ended:?}").contains("hunter2"), "{ended:?}");
+    }
+    assert_eq!(world.keys().len(), 2);
+}

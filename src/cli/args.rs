@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::apply::ApplyArgs;
+use super::report::ReportArgs;
 use super::restore::RestoreArgs;
 use crate::settings::{RawSettings, Setting};
 
@@ -51,6 +52,9 @@ pub(super) enum Command {
     /// Undo a run on a bucket that keeps versions
     #[command(after_help = super::restore::EXAMPLES)]
     Restore(RestoreArgs),
+    /// Show a run of the past: a page, a table of its orphans, or text
+    #[command(after_help = super::report::EXAMPLES)]
+    Report(ReportArgs),
     /// Check everything that a sweep needs, before the first one
     #[command(after_help = EXAMPLES)]
     Doctor(RunArgs),

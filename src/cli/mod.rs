@@ -3,6 +3,8 @@
 mod apply;
 mod args;
 mod bar;
+mod log;
+mod report;
 mod restore;
 pub(crate) mod text;
 
@@ -13,7 +15,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
 
 use crate::doctor;
 use crate::progress::Progress;
@@ -34,21 +35,16 @@ mod code {
 }
 
 /// Parses the arguments, runs the command, and maps how it ended to the exit code.
+#[must_use]
 pub fn main() -> ExitCode {
     let arguments = args::Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-            EnvFilter::new(match (&arguments.command, arguments.verbose) {
-                (_, true) => "orphan_sweeper=debug,info",
-                // The demo's own server and guards complain, as the story wants it.
-                #[cfg(feature = "demo")]
-                (Command::Demo(_), false) => "off",
-                (_, false) => "warn",
-            })
-        }))
-        .init();
+    log::to_stderr(match (&arguments.command, arguments.verbose) {
+        (_, true) => "orphan_sweeper=debug,info",
+        // The demo's own server and guards complain, as the story wants it.
+        #[cfg(feature = "demo")]
+        (Command::Demo(_), false) => "off",
+        (_, false) => "warn",
+    });
     let ended = tokio::runtime::Runtime::new()
         .context("could not start the asynchronous runtime")
         .and_then(|runtime| runtime.block_on(command(arguments.command)));
@@ -80,6 +76,7 @@ async fn command(command: Command) -> anyhow::Result<u8> {
         Command::Plan(args) => sweep(args, true).await,
         Command::Apply(args) => apply::apply(args).await,
         Command::Restore(args) => restore::restore(args).await,
+        Command::Report(args) => report::report(args).await,
         Command::Doctor(args) => examine(args).await,
         #[cfg(feature = "demo")]
         Command::Demo(args) => Box::pin(crate::demo::run(args.into())).await.map(|()| 0),
@@ -123,14 +120,21 @@ async fn sweep(args: RunArgs, dry_run: bool) -> anyhow::Result<u8> {
 fn answer(report: &Report, output: Output) -> anyhow::Result<u8> {
     let mut stdout = std::io::stdout().lock();
     let written = if output.is_json() {
-        serde_json::to_writer(&mut stdout, &report.summary)
-            .map_err(std::io::Error::from)
-            .and_then(|()| writeln!(stdout))
+        json(&mut stdout, &report.summary)
     } else {
         text::summary(&mut stdout, report).and_then(|()| text::way_on(&mut stdout, &report.summary))
     };
     written.context("could not write to standard output")?;
     Ok(exit_code(report))
+}
+
+/// One line of JSON, which a terminal may see, too.
+fn json(to: &mut impl std::io::Write, value: &impl serde::Serialize) -> std::io::Result<()> {
+    writeln!(
+        to,
+        "{}",
+        crate::key::escape_json(&serde_json::to_string(value)?)
+    )
 }
 
 fn exit_code(report: &Report) -> u8 {
@@ -179,8 +183,7 @@ async fn examine(args: RunArgs) -> anyhow::Result<u8> {
     let findings = doctor::examine(&settings, &client).await;
     let mut stdout = std::io::stdout().lock();
     if args.output.or_default().is_json() {
-        serde_json::to_writer(&mut stdout, &findings)?;
-        writeln!(stdout)?;
+        json(&mut stdout, &findings)?;
     } else {
         text::findings(&mut stdout, &findings)?;
     }

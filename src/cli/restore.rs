@@ -87,9 +87,7 @@ pub(super) async fn restore(args: RestoreArgs) -> anyhow::Result<u8> {
         })?;
     let mut stdout = io::stdout().lock();
     let written = if args.output.or_default().is_json() {
-        serde_json::to_writer(&mut stdout, &done)
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(stdout))
+        super::json(&mut stdout, &done)
     } else {
         text(&mut stdout, &done)
     };

@@ -5,17 +5,50 @@ use std::io::{self, Write};
 use indicatif::{HumanBytes, HumanCount};
 
 use crate::doctor::Finding;
+use crate::key::escape;
+use crate::pages::figure;
 use crate::run::Report;
-use crate::summary::{More, Refusal, Status, Summary};
+use crate::summary::{Counts, More, Refusal, Status, Summary};
 
 /// Writes the answer of a run.
 pub(crate) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
     let Report {
         summary, refusals, ..
     } = report;
-    let counts = &summary.counts;
-    writeln!(to, "{}", headline(summary))?;
+    writeln!(to, "{}", escape(&headline(summary)))?;
     writeln!(to)?;
+    counts(to, &summary.counts)?;
+    more(to, summary)?;
+    write_held_back(to, summary)?;
+    for refusal in refusals {
+        writeln!(to)?;
+        write_refusal(to, refusal)?;
+    }
+    if !summary.errors.is_empty() {
+        writeln!(to)?;
+    }
+    for problem in &summary.errors {
+        let about = problem
+            .key
+            .as_ref()
+            .map_or_else(String::new, |key| format!("{key}: "));
+        writeln!(
+            to,
+            "{about}{}: {}",
+            escape(&problem.code),
+            escape(&problem.message)
+        )?;
+    }
+    writeln!(to)?;
+    if let Some(cutoff) = summary.cutoff {
+        writeln!(to, "cutoff  {cutoff}")?;
+    }
+    writeln!(to, "run     {}", summary.run_id)?;
+    writeln!(to, "report  {}", escape(&summary.report))
+}
+
+/// Writes what a run counted.
+pub(super) fn counts(to: &mut impl Write, counts: &Counts) -> io::Result<()> {
     for (word, count, note) in [
         ("listed", counts.listed, Some(counts.listed_bytes)),
         ("  referenced", counts.referenced, None),
@@ -34,33 +67,7 @@ pub(crate) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
         let bytes = note.map_or_else(String::new, |bytes| format!("  {}", HumanBytes(bytes)));
         writeln!(to, "{word:<16}{:>14}{bytes}", HumanCount(count).to_string())?;
     }
-    more(to, summary)?;
-    write_held_back(to, summary)?;
-    for refusal in refusals {
-        writeln!(to)?;
-        write_refusal(to, refusal)?;
-    }
-    if !summary.errors.is_empty() {
-        writeln!(to)?;
-    }
-    for problem in &summary.errors {
-        let about = problem
-            .key
-            .as_ref()
-            .map_or_else(String::new, |key| format!("{key}: "));
-        writeln!(
-            to,
-            "{about}{}: {}",
-            problem.code,
-            crate::key::escape(&problem.message)
-        )?;
-    }
-    writeln!(to)?;
-    if let Some(cutoff) = summary.cutoff {
-        writeln!(to, "cutoff  {cutoff}")?;
-    }
-    writeln!(to, "run     {}", summary.run_id)?;
-    writeln!(to, "report  {}", summary.report)
+    Ok(())
 }
 
 /// Which command follows.
@@ -194,19 +201,11 @@ fn write_refusal(to: &mut impl Write, refusal: &Refusal) -> io::Result<()> {
         figure(refusal.value),
         figure(refusal.limit)
     )?;
-    writeln!(to, "  {}", refusal.hint)?;
+    writeln!(to, "  {}", escape(&refusal.hint))?;
     for example in &refusal.examples {
         writeln!(to, "  for example {example}")?;
     }
     Ok(())
-}
-
-fn figure(value: f64) -> String {
-    if value.fract() == 0.0 {
-        format!("{value}")
-    } else {
-        format!("{value:.2}")
-    }
 }
 
 /// Writes what the doctor found.
@@ -217,7 +216,7 @@ pub(super) fn findings(to: &mut impl Write, findings: &[Finding]) -> io::Result<
             "{:<8} {:<12} {}",
             finding.verdict.word(),
             finding.about,
-            crate::key::escape(&finding.message)
+            escape(&finding.message)
         )?;
     }
     Ok(())

@@ -11,6 +11,9 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::key::escape_json;
+use crate::postgres::TALKATIVE;
+
 /// What every line says of the invocation under way. A sandbox serves one at a time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Invocation {
@@ -61,10 +64,10 @@ fn begun(level: tracing::Level, target: &str) -> Map<String, Value> {
 }
 
 fn print(line: &Map<String, Value>) {
-    if let Ok(mut text) = serde_json::to_vec(line) {
-        text.push(b'\n');
+    if let Ok(text) = serde_json::to_string(line) {
+        let text = escape_json(&text) + "\n";
         // Nobody is left to tell that nobody listens.
-        let _ = std::io::stdout().lock().write_all(&text);
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
     }
 }
 
@@ -72,7 +75,7 @@ struct Lines;
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
-        *metadata.level() <= tracing::Level::INFO
+        *metadata.level() <= tracing::Level::INFO && !metadata.target().starts_with(TALKATIVE)
     }
 
     fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::access::Access;
+use super::said::Said;
 use super::{DatabaseError, roots, statement};
 use crate::chain::chain;
 
@@ -26,6 +27,28 @@ pub struct DatabaseUrl(PgConnectOptions);
 #[error("not an address like postgres://user:password@host:5432/database{0}")]
 pub struct UrlError(String);
 
+/// The parameters of an address that the driver knows, beside `options[…]`.
+const PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
 impl DatabaseUrl {
     /// The database at this address. Without an `sslmode` a host that is not local is asked
     /// for a certificate that verifies (`verify-full`).
@@ -38,11 +61,15 @@ impl DatabaseUrl {
             // What stands before the colon may be anything, even a secret.
             return Err(UrlError(" (another scheme)".to_owned()));
         }
-        let mut options = PgConnectOptions::from_str(text).map_err(|error| match error {
-            // sqlx quotes the offending part, which may be the password.
-            sqlx::Error::Configuration(_) => UrlError(" (a parameter cannot be read)".to_owned()),
-            _ => UrlError(String::new()),
-        })?;
+        let known = without_unknown(&url);
+        let mut options =
+            PgConnectOptions::from_str(known.as_str()).map_err(|error| match error {
+                // sqlx quotes the offending part, which may be the password.
+                sqlx::Error::Configuration(_) => {
+                    UrlError(" (a parameter cannot be read)".to_owned())
+                }
+                _ => UrlError(String::new()),
+            })?;
         let asks = |parameters: &[&str]| {
             url.query_pairs()
                 .any(|(name, _)| parameters.contains(&&*name))
@@ -142,6 +169,26 @@ pub(crate) struct Parts<'secret> {
     pub(crate) database: &'secret str,
 }
 
+/// The address without the parameters that the driver does not know: it would log their
+/// values, and a password may stand there (`?pass=…`, or one that holds a `?`).
+fn without_unknown(url: &Url) -> Url {
+    let (known, unknown): (Vec<_>, Vec<_>) = url
+        .query_pairs()
+        .partition(|(name, _)| PARAMETERS.contains(&&**name) || name.starts_with("options["));
+    let mut kept = url.clone();
+    if !unknown.is_empty() {
+        tracing::warn!(
+            parameters = unknown.len(),
+            "ignored parameters of the database's address that are not known"
+        );
+        kept.set_query(None);
+        if !known.is_empty() {
+            kept.query_pairs_mut().extend_pairs(known);
+        }
+    }
+    kept
+}
+
 /// What every connection of this program has.
 fn ours(options: PgConnectOptions) -> PgConnectOptions {
     options
@@ -213,18 +260,18 @@ impl Database {
     pub(super) async fn connect(&self) -> Result<PgConnection, DatabaseError> {
         let refused = match open(&self.url().await?).await {
             Err(error) if is_sign_in(&error) => error,
-            opened => return opened.map_err(DatabaseError::Connect),
+            opened => return opened.map_err(unreached),
         };
         // A password may have been changed since it was read. Asked once: a wrong one, tried
         // again and again, can lock the role out.
         let Some(url) = self.access.renewed().await? else {
-            return Err(DatabaseError::Connect(refused));
+            return Err(unreached(refused));
         };
         tracing::warn!(
-            error = chain(&refused),
+            error = chain(&Said::from(refused)),
             "the database refused the sign-in; read anew how to sign in"
         );
-        open(&url).await.map_err(DatabaseError::Connect)
+        open(&url).await.map_err(unreached)
     }
 
     /// Begins a transaction that cannot write, sees every row or fails, and ends in time.
@@ -253,6 +300,10 @@ impl Database {
         }
         Ok(())
     }
+}
+
+fn unreached(error: sqlx::Error) -> DatabaseError {
+    DatabaseError::Connect(error.into())
 }
 
 async fn open(url: &DatabaseUrl) -> Result<PgConnection, sqlx::Error> {
@@ -307,6 +358,17 @@ mod tests {
         for local in ["localhost", "127.0.0.1", "[::1]"] {
             assert!(!mode(&format!("postgres://u:p@{local}/d")).1, "{local}");
         }
+    }
+
+    #[test]
+    fn parameters_that_are_not_known_are_left_out_and_the_others_kept() {
+        let left = |text: &str| without_unknown(&Url::parse(text).unwrap()).to_string();
+        let known: Vec<String> = PARAMETERS.iter().map(|name| format!("{name}=1")).collect();
+        let known = format!("postgres://u@h/d?{}&options[a]=b", known.join("&"));
+        assert_eq!(left(&known), known);
+        assert_eq!(left("postgres://u@h/d?pass=x&y"), "postgres://u@h/d");
+        let url = DatabaseUrl::new("postgres://u:p@h/d?pool=5&sslmode=require&port=7").unwrap();
+        assert_eq!((url.port(), url.is_unverified()), (7, true));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::connect::{Isolation, execute};
 use super::query::{Collation, literal};
+use super::said::Said;
 use super::snapshot::copy_out;
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::discovery::{Column, ColumnKind, ColumnName, Columns, DiscoveryError, ReadBy, Searched};
@@ -152,7 +153,7 @@ impl ColumnSearch {
         let ended = match ended {
             Ok(()) => Searched::Done,
             Err(DatabaseError::Statement {
-                source: sqlx::Error::Database(error),
+                source: Said(sqlx::Error::Database(error)),
                 ..
             }) => Searched::Skipped(said(error.as_ref(), limit)),
             Err(error) => return Err(error),

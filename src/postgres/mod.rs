@@ -9,6 +9,7 @@ mod examine;
 mod query;
 mod role;
 mod roots;
+mod said;
 mod snapshot;
 mod state;
 
@@ -21,11 +22,16 @@ pub use examine::{Examination, Order, examine};
 pub use query::ReferencesQuery;
 pub use role::{more_than_reading, state};
 pub(crate) use roots::rds_region;
+pub use said::Said;
 pub use snapshot::Snapshot;
 
 use thiserror::Error;
 
 use crate::hands::SnapshotError;
+
+/// The part of the driver that logs what it cannot read of an address or of a `.pgpass`,
+/// passwords and all: no log takes its lines.
+pub(crate) const TALKATIVE: &str = "sqlx_postgres::options";
 
 /// The database could not be read.
 #[derive(Debug, Error)]
@@ -35,14 +41,14 @@ pub enum DatabaseError {
     Access(#[from] AccessError),
     /// No connection.
     #[error("could not connect to the database")]
-    Connect(#[source] sqlx::Error),
+    Connect(#[source] Said),
     /// A statement failed.
     #[error("could not {tried}")]
     Statement {
         /// What was tried.
         tried: &'static str,
         /// What the database said.
-        source: sqlx::Error,
+        source: Said,
     },
     /// The references query is not what it should be.
     #[error("the references query {0}")]
@@ -71,5 +77,8 @@ impl From<DatabaseError> for SnapshotError {
 
 /// Names what was tried when a statement failed.
 fn statement(tried: &'static str) -> impl FnOnce(sqlx::Error) -> DatabaseError {
-    move |source| DatabaseError::Statement { tried, source }
+    move |error| DatabaseError::Statement {
+        tried,
+        source: error.into(),
+    }
 }

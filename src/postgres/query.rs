@@ -8,6 +8,7 @@ use sqlx::{
 };
 
 use super::connect::execute;
+use super::said::words;
 use super::{DatabaseError, statement};
 
 /// The SQL that yields every name, as one column.
@@ -113,9 +114,10 @@ impl ReferencesQuery {
                 .prepare(text)
                 .await
                 .map_err(|error| match error {
-                    sqlx::Error::Database(error) => {
-                        refused(format!("is refused by the database: {error}"))
-                    }
+                    sqlx::Error::Database(error) => refused(format!(
+                        "is refused by the database: {}",
+                        words(error.as_ref())
+                    )),
                     error => statement("prepare the references query")(error),
                 })?;
         let parameters = match prepared.parameters() {

@@ -18,6 +18,11 @@ const MORE: &str = "SELECT array_remove(ARRAY[ \
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
         WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|information_schema$)' \
         AND (has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE') OR has_any_column_privilege(c.oid, 'INSERT, UPDATE')) HAVING count(*) > 0), \
+    (SELECT format('can advance %s sequences, %s among them', count(*), min(format('%I.%I', n.nspname, c.relname))) \
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+        WHERE CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'USAGE, UPDATE') END HAVING count(*) > 0), \
+    (SELECT format('is a member of %s', string_agg(g.rolname, ', ' ORDER BY g.rolname)) FROM pg_roles AS g JOIN pg_roles AS me ON me.rolname = current_user \
+        WHERE g.rolname IN ('pg_write_server_files', 'pg_execute_server_program', 'pg_signal_backend') AND pg_has_role(g.oid, 'USAGE') AND NOT me.rolsuper HAVING count(*) > 0), \
     (SELECT format('can make tables in schema %s', string_agg(quote_ident(nspname), ', ' ORDER BY nspname)) FROM pg_namespace \
         WHERE nspname !~ '^(pg_|information_schema$)' AND has_schema_privilege(oid, 'CREATE') HAVING count(*) > 0), \
     (SELECT 'can make schemas' WHERE has_database_privilege(current_database(), 'CREATE')) \

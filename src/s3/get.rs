@@ -119,3 +119,36 @@ pub async fn names(
         }
     }
 }
+
+/// The folders right below a prefix, with the slash at their ends.
+///
+/// # Errors
+/// S3 refuses, does not answer, or its pages do not end.
+pub async fn folders(client: &Client, bucket: &str, prefix: &str) -> Result<Vec<String>, GetError> {
+    let mut folders: Vec<String> = Vec::new();
+    let mut token: Option<String> = None;
+    loop {
+        let page = client
+            .list_objects_v2()
+            .bucket(bucket)
+            .prefix(prefix)
+            .delimiter("/")
+            .set_continuation_token(token.clone())
+            .send()
+            .await
+            .map_err(|error| failed(&error))?;
+        let found = page.common_prefixes().iter();
+        folders.extend(found.filter_map(|folder| folder.prefix().map(str::to_owned)));
+        if page.is_truncated == Some(false) {
+            return Ok(folders);
+        }
+        let next = page.next_continuation_token;
+        if next.is_none() || next == token {
+            return Err(GetError::new(
+                "Page",
+                "a page says that more follow, and not where",
+            ));
+        }
+        token = next;
+    }
+}

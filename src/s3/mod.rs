@@ -16,6 +16,6 @@ pub use bucket::{Bucket, BucketError};
 pub use conditional::{Condition, Put, get, put_if};
 pub use connect::{client, connect, http_client};
 pub use delete::Deleter;
-pub use get::{GetError, get_file, names};
+pub use get::{GetError, folders, get_file, names};
 pub use put::{PutError, put, put_file};
 pub use undelete::Undeleter;

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 
 use thiserror::Error;
 
+use crate::key::escape;
 use crate::names::Host;
 
 /// One thing that can be set.
@@ -152,11 +153,11 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// A problem with what came from there.
-    pub fn new(origin: impl Into<String>, problem: impl Into<String>) -> Self {
+    /// A problem with what came from there; both may repeat what anybody wrote.
+    pub fn new(origin: impl AsRef<str>, problem: impl AsRef<str>) -> Self {
         Self {
-            origin: origin.into(),
-            problem: problem.into(),
+            origin: escape(origin.as_ref()),
+            problem: escape(problem.as_ref()),
         }
     }
 }
@@ -288,7 +289,9 @@ impl RawSettings {
             .filter(|(setting, _)| !matches!(setting, Setting::Prefix | Setting::ReferencePrefix))
             .flat_map(|(_, given)| given)
             .find(|given| given.text.trim().is_empty());
-        empty.map_or(Ok(()), |given| Err(given.wrong("empty")))
+        empty.map_or(Ok(()), |given| {
+            Err(given.wrong("empty; give a value, or leave it out"))
+        })
     }
 
     pub(super) fn hosts(&self, setting: Setting) -> Result<Vec<Host>, ConfigError> {

@@ -615,6 +615,8 @@ fn past(run: &RunState) -> Past {
                 key: orphan.key.clone(),
                 outcome: outcome.to_owned(),
                 marker,
+                code: None,
+                reason: None,
             })
         })
         .collect();
