@@ -302,7 +302,7 @@ impl FolderWatch {
             outer.below.add(all);
             outer.more += more;
             self.path.truncate(outer.length);
-        } else if more > 0 {
+        } else {
             // Kept for whoever asks at the end.
             self.open.push(Open { more, ..folder });
         }
