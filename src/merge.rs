@@ -215,13 +215,17 @@ mod tests {
             let criteria = criteria();
             let objects: Vec<ListedObject<'_>> = keys.iter().map(|key| ListedObject { key, etag: "\"e\"", size: 3, last_modified: Some(at(0)) }).collect();
             let mut whole = Merge::new(&criteria, chunk());
-            objects.iter().for_each(|object| whole.object(*object));
+            for object in &objects {
+                whole.object(*object);
+            }
             let whole = whole.finish();
 
             let (mut counts, mut orphans, mut dangling, mut rest) = (Counts::default(), Vec::new(), Vec::new(), chunk());
             for some in objects.chunks(part) {
                 let mut merge = Merge::new(&criteria, rest);
-                some.iter().for_each(|object| merge.object(*object));
+                for object in some {
+                    merge.object(*object);
+                }
                 let (findings, left) = merge.pause();
                 counts += findings.counts;
                 orphans.extend(findings.orphans);

@@ -151,7 +151,7 @@ impl PlanBuilder {
 /// only known at the end.
 fn divide(all: Spool, holding: &Holding) -> io::Result<(Spool, Spool)> {
     let mut held = SpoolWriter::new()?;
-    if holding.is_empty() && holding.more == 0 {
+    if holding.is_empty() {
         return Ok((all, held.finish()?));
     }
     let mut rest = SpoolWriter::new()?;
@@ -608,7 +608,9 @@ mod tests {
 
             // And the sample is the same in whatever order its keys came.
             let mut backwards = Sample::default();
-            orphans.iter().rev().for_each(|orphan| backwards.add(orphan.key.clone()));
+            for orphan in orphans.iter().rev() {
+                backwards.add(orphan.key.clone());
+            }
             let sample = backwards.keys();
             prop_assert_eq!(sample.len(), ages.len().min(SAMPLE));
             prop_assert_eq!(plan.sample(), sample);
