@@ -907,7 +907,7 @@ async fn each_batch_is_written_down_under_a_number_of_its_own() {
     };
     let mut deleted = Vec::new();
     let report = sweep(&case.plan, judged, hands, case.pace, &case.stop, |counts| {
-        deleted.push(counts.deleted)
+        deleted.push(counts.deleted);
     })
     .await;
     assert_eq!(report.counts.deleted, 23);
