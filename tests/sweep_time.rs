@@ -14,7 +14,7 @@ use orphan_sweeper::hands::{
 };
 use orphan_sweeper::key::ObjectKey;
 use orphan_sweeper::merge::Findings;
-use orphan_sweeper::object::{ETag, Orphan, Outcome};
+use orphan_sweeper::object::{ETag, Orphan, Outcome, SparedBy};
 use orphan_sweeper::plan::{ApprovedPlan, PlanBuilder};
 use orphan_sweeper::reconcile::{BatchAnswer, DeletedKey, KeyError};
 use orphan_sweeper::stop::Stop;
@@ -918,4 +918,27 @@ async fn each_batch_is_written_down_under_a_number_of_its_own() {
         .collect();
     assert_eq!(numbers, expected);
     assert_eq!(deleted.last(), Some(&23), "who watches is told of the end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_lost_answer_only_another_tag_says_that_an_object_was_saved() {
+    let case = Case::of(&keys(2));
+    {
+        let mut world = case.fake.world();
+        world.faults = vec![BatchFault::Lost {
+            message: "reset".to_owned(),
+        }];
+        let other = ("\"other\"".to_owned(), at(10));
+        world.objects.insert(key(0), other);
+    }
+    case.run().await;
+    let world = case.fake.world();
+    let [(_, saved), (_, silent)] = &world.written[..] else {
+        panic!("two outcomes: {:?}", world.written)
+    };
+    assert_eq!(*saved, Outcome::Spared(SparedBy::ETag));
+    assert!(
+        matches!(silent, Outcome::Unknown { reason } if reason.ends_with("still there")),
+        "{silent:?}"
+    );
 }
