@@ -161,7 +161,7 @@ impl Holding {
     /// Whether nothing is held back.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.folders.is_empty()
+        self.folders.is_empty() && self.more == 0
     }
 
     /// Whether an orphan of this key is held back.
@@ -303,7 +303,7 @@ impl FolderWatch {
             outer.below.add(all);
             outer.more += more;
             self.path.truncate(outer.length);
-        } else if more > 0 {
+        } else {
             // Kept for whoever asks at the end.
             self.open.push(Open { more, ..folder });
         }
@@ -469,5 +469,34 @@ mod tests {
         assert_eq!(names(&objects), [], "one of them is referenced");
         objects.remove("images/kept.png");
         assert_eq!(names(&objects), [("images/*".to_owned(), 20)]);
+    }
+
+    #[test]
+    fn a_star_says_directly_only_after_a_slash_or_alone() {
+        let covers = |text: &str, folder: &str| {
+            let mut folders = Folders::default();
+            folders.add(text);
+            folders.cover(folder)
+        };
+        assert!(covers("avatars/*", "avatars/") && !covers("avatars/*", "avatars/7/"));
+        assert!(covers("*", "") && !covers("*", "avatars/"));
+        // A folder whose name ends with a star.
+        assert!(covers("avatars*", "avatars*/7/") && !covers("avatars*", "avatars"));
+    }
+
+    #[test]
+    fn what_could_not_be_told_apart_is_held_back_too() {
+        assert!(Holding::default().is_empty());
+        let more = Holding {
+            more: 1,
+            ..Holding::default()
+        };
+        assert!(!more.is_empty() && more.holds("any/a.png"));
+        let one = hold(
+            &(0..20).map(|index| (format!("a/{index}"), false)).collect(),
+            &[],
+            MAX_HELD_FOLDERS,
+        );
+        assert!(!one.is_empty() && one.holds("a/0") && !one.holds("b/0"));
     }
 }

@@ -345,6 +345,11 @@ mod tests {
         assert_eq!(guards([0, 1, 1], 0, &all), ["nothing_matched"]);
         assert_eq!(guards([1, 30, 30], 0, &all), [""; 0]);
         assert_eq!(
+            guards([0, 0, 1], 0, &all),
+            [""; 0],
+            "where nothing is to be deleted nothing need match"
+        );
+        assert_eq!(
             guards([0, 0, 0], 0, &LIMITS),
             [""; 0],
             "an empty bucket is no reason to say no"
@@ -404,9 +409,13 @@ mod tests {
             ),
             ["clocks_apart"]
         );
-        for versioning in [Versioning::Off, Versioning::Suspended] {
+        for (versioning, state) in [
+            (Versioning::Off, "is off"),
+            (Versioning::Suspended, "is suspended"),
+        ] {
             let ground = Ground { versioning, ..good };
             assert_eq!(names(ground, nothing), ["unversioned"]);
+            assert!(inspect(&ground, nothing)[0].hint.contains(state));
             assert_eq!(names(ground, dry), [""; 0]);
             assert_eq!(
                 names(

@@ -207,8 +207,9 @@ mod tests {
             prop_assert_eq!(x.cmp(&y), a.as_bytes().cmp(b.as_bytes()));
         }
 
+        /// From so few keys that a bound itself is often asked about.
         #[test]
-        fn a_range_splits_the_keys_in_three(a in ".{0,3}", b in ".{0,3}", key in ".{0,3}") {
+        fn a_range_splits_the_keys_in_three(a in "[a-b고]{0,2}", b in "[a-b고]{0,2}", key in "[a-b고]{0,2}") {
             let (lower, upper) = if a <= b { (a, b) } else { (b, a) };
             let range = KeyRange { after: Some(ObjectKey::new(lower.clone())), up_to: Some(ObjectKey::new(upper.clone())) };
             prop_assert_eq!(range.is_after(&key), key <= lower);

@@ -273,3 +273,216 @@ impl<'run, P: Pages> RangeListing<'run, P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+    use std::future::ready;
+
+    use futures::FutureExt as _;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Answers with these pages, one after the other, whatever is asked.
+    #[derive(Default)]
+    struct Script {
+        pages: RefCell<VecDeque<Page>>,
+        asked: RefCell<Vec<PageStart>>,
+    }
+
+    impl Pages for Script {
+        fn page(&self, start: &PageStart) -> impl Future<Output = Result<Page, ListError>> + Send {
+            self.asked.borrow_mut().push(start.clone());
+            ready(Ok(self.pages.borrow_mut().pop_front().unwrap_or_default()))
+        }
+    }
+
+    fn page<'a>(keys: impl IntoIterator<Item = &'a str>, next: Option<&str>) -> Page {
+        let mut page = Page::default();
+        for key in keys {
+            page.push(ListedObject {
+                key,
+                etag: "\"e\"",
+                size: 1,
+                last_modified: None,
+            });
+        }
+        page.next = next.map(str::to_owned);
+        page
+    }
+
+    fn script(pages: impl IntoIterator<Item = Page>) -> Script {
+        Script {
+            pages: RefCell::new(pages.into_iter().collect()),
+            ..Script::default()
+        }
+    }
+
+    fn range(after: Option<&str>, up_to: Option<&str>) -> KeyRange {
+        KeyRange {
+            after: after.map(ObjectKey::new),
+            up_to: up_to.map(ObjectKey::new),
+        }
+    }
+
+    fn next(
+        listing: &mut RangeListing<'_, Script>,
+        keys: &mut Vec<String>,
+    ) -> Result<bool, ListError> {
+        listing
+            .next_page(|object| {
+                assert_eq!((object.etag, object.size), ("\"e\"", 1));
+                keys.push(object.key.to_owned());
+            })
+            .now_or_never()
+            .expect("the pages are there")
+    }
+
+    /// Lists to the end, and says where each page was asked for.
+    fn list(
+        range: KeyRange,
+        pages: impl IntoIterator<Item = Page>,
+    ) -> Result<(Vec<String>, Vec<PageStart>), ListError> {
+        let script = script(pages);
+        let mut listing = RangeListing::resume(&script, Bookmark::at_start(range));
+        let mut keys = Vec::new();
+        while next(&mut listing, &mut keys)? {}
+        assert_eq!(listing.listed(), keys.len() as u64);
+        Ok((keys, script.asked.into_inner()))
+    }
+
+    proptest! {
+        /// Nothing within the range is lost, and nothing beyond it is handed out, wherever the
+        /// pages end and whenever the listing is left and taken up again.
+        #[test]
+        fn a_range_is_listed_page_by_page(
+            keys in proptest::collection::btree_set("[a-c고]{1,3}", 0..40),
+            size in 1_usize..7,
+            after in proptest::option::of("[a-c고]{1,2}"),
+            up_to in proptest::option::of("[a-c고]{1,2}"),
+            left_after in 1_usize..5,
+        ) {
+            // As S3 does: after the key that was asked for, whatever comes, to the end.
+            let listed: Vec<&str> = keys.iter().map(String::as_str).filter(|&key| after.as_deref().is_none_or(|after| key > after)).collect();
+            let parts: Vec<&[&str]> = listed.chunks(size).collect();
+            let pages = parts.iter().enumerate().map(|(index, part)| {
+                page(part.iter().copied(), (index + 1 < parts.len()).then(|| index.to_string()).as_deref())
+            });
+            let script = script(pages);
+            let range = range(after.as_deref(), up_to.as_deref());
+            let mut bookmark = Bookmark::at_start(range.clone());
+            let mut found = Vec::new();
+            let mut total = 0;
+            'ranges: loop {
+                let mut listing = RangeListing::resume(&script, bookmark);
+                for _ in 0..left_after {
+                    if !next(&mut listing, &mut found).unwrap() {
+                        total += listing.listed();
+                        prop_assert!(!next(&mut listing, &mut found).unwrap(), "the end stays the end");
+                        break 'ranges;
+                    }
+                }
+                total += listing.listed();
+                bookmark = listing.pause();
+            }
+            let expected: Vec<String> = listed.iter().filter(|&key| !range.is_before(key)).map(|&key| key.to_owned()).collect();
+            prop_assert_eq!(&found, &expected);
+            prop_assert_eq!(total, expected.len() as u64);
+            let asked = script.asked.borrow();
+            prop_assert_eq!(&asked[0], &PageStart::After(range.after.clone()));
+            for (index, start) in asked[1..].iter().enumerate() {
+                prop_assert_eq!(start, &PageStart::Token(index.to_string()));
+            }
+            // No page is asked for beyond the one that passes the range's end.
+            let passes = parts.iter().position(|part| part.iter().any(|key| range.is_before(key)));
+            prop_assert_eq!(asked.len(), passes.map_or(parts.len(), |passes| passes + 1).max(1));
+        }
+    }
+
+    #[test]
+    fn keys_that_do_not_rise_strictly_end_the_listing_wherever_they_stand() {
+        let ends = [
+            // Within a page, also twice the same.
+            (None, vec![page(["b", "a"], None)]),
+            (None, vec![page(["a", "a"], None)]),
+            // From one page to the next, also over an empty one.
+            (None, vec![page(["b"], Some("1")), page(["a"], None)]),
+            (None, vec![page(["b"], Some("1")), page(["b"], None)]),
+            (
+                None,
+                vec![
+                    page(["b"], Some("1")),
+                    page([], Some("2")),
+                    page(["a"], None),
+                ],
+            ),
+            // At or before the bound that was asked for.
+            (Some("b"), vec![page(["b"], None)]),
+            (Some("b"), vec![page(["a", "c"], None)]),
+            // Beyond the end of the range.
+            (None, vec![page(["a", "z", "y"], None)]),
+        ];
+        for (after, pages) in ends {
+            let error = list(range(after, Some("x")), pages).unwrap_err();
+            assert!(matches!(error, ListError::Disorder { .. }), "{error}");
+        }
+        let (keys, _) = list(range(Some("b"), Some("x")), [page(["c"], None)]).unwrap();
+        assert_eq!(keys, ["c"]);
+    }
+
+    #[test]
+    fn a_token_that_comes_twice_ends_the_listing() {
+        let pages = || [page(["a"], Some("1")), page(["b"], Some("1"))];
+        let error = list(KeyRange::default(), pages()).unwrap_err();
+        assert!(
+            matches!(&error, ListError::RepeatedToken { after } if after.as_str() == "b"),
+            "{error}"
+        );
+        // Unless the range has ended by then.
+        let (keys, _) = list(range(None, Some("a")), pages()).unwrap();
+        assert_eq!(keys, ["a"]);
+    }
+
+    #[test]
+    fn a_thousand_empty_pages_are_borne() {
+        let empty = |count: u32| (0..count).map(|index| page([], Some(&format!("e{index}"))));
+        let last = || [page(["z"], None)];
+        let (keys, asked) = list(KeyRange::default(), empty(1_000).chain(last())).unwrap();
+        assert_eq!((keys, asked.len()), (vec!["z".to_owned()], 1_001));
+        let error = list(KeyRange::default(), empty(1_001).chain(last())).unwrap_err();
+        assert!(matches!(error, ListError::EmptyPages), "{error}");
+        // In a row: one object between them begins the count anew.
+        let between = empty(1_000).chain([page(["a"], Some("1"))]);
+        let (keys, _) = list(
+            KeyRange::default(),
+            between.chain(empty(1_000)).chain(last()),
+        )
+        .unwrap();
+        assert_eq!(keys, ["a", "z"]);
+    }
+
+    #[test]
+    fn a_page_gives_back_what_it_was_given() {
+        let mut page = Page::default();
+        assert!(page.is_empty());
+        let objects = [
+            ("a", "\"1\"", 1, None),
+            ("b/고", "", u64::MAX, Some(Timestamp::MAX)),
+        ];
+        for (key, etag, size, last_modified) in objects {
+            page.push(ListedObject {
+                key,
+                etag,
+                size,
+                last_modified,
+            });
+        }
+        assert_eq!((page.len(), page.is_empty()), (2, false));
+        let seen = page
+            .objects()
+            .map(|object| (object.key, object.etag, object.size, object.last_modified));
+        assert_eq!(seen.collect::<Vec<_>>(), objects);
+    }
+}

@@ -203,6 +203,43 @@ mod tests {
             prop_assert_eq!(objects.len() as u64, counts.referenced + counts.young + counts.out_of_scope + counts.orphans);
         }
 
+        /// A long range hands over what it found part by part.
+        #[test]
+        fn a_pause_changes_nothing(
+            keys in proptest::collection::btree_set("[a-bx]{1,3}", 0..30),
+            mut names in proptest::collection::vec(("[a-bx]{1,3}", kinds()), 0..30),
+            part in 1_usize..9,
+        ) {
+            names.sort();
+            let chunk = || Chunk::new(KeyRange::default(), names.iter().map(|(key, kind)| (key.as_str(), *kind)));
+            let criteria = criteria();
+            let objects: Vec<ListedObject<'_>> = keys.iter().map(|key| ListedObject { key, etag: "\"e\"", size: 3, last_modified: Some(at(0)) }).collect();
+            let mut whole = Merge::new(&criteria, chunk());
+            for object in &objects {
+                whole.object(*object);
+            }
+            let whole = whole.finish();
+
+            let (mut counts, mut orphans, mut dangling, mut rest) = (Counts::default(), Vec::new(), Vec::new(), chunk());
+            for some in objects.chunks(part) {
+                let mut merge = Merge::new(&criteria, rest);
+                for object in some {
+                    merge.object(*object);
+                }
+                let (findings, left) = merge.pause();
+                counts += findings.counts;
+                orphans.extend(findings.orphans);
+                dangling.extend(findings.dangling);
+                rest = left;
+            }
+            let last = Merge::new(&criteria, rest).finish();
+            counts += last.counts;
+            dangling.extend(last.dangling);
+            prop_assert_eq!(counts, whole.counts);
+            prop_assert_eq!(orphans, whole.orphans);
+            prop_assert_eq!(dangling, whole.dangling);
+        }
+
         /// Promise 10.
         #[test]
         fn another_reference_never_adds_an_orphan(

@@ -146,6 +146,9 @@ pub enum NameError {
 /// How much of a name an error shows, in characters.
 const SHOWN_CHARS: usize = 200;
 
+/// How every parameter of a presigned URL begins.
+const SIGNATURE: &[u8] = b"X-Amz-";
+
 /// A name as an error may show it: no query (it may be signed), no user, no control
 /// characters, not too long.
 pub(crate) fn shown(name: &str) -> String {
@@ -158,11 +161,22 @@ pub(crate) fn shown(name: &str) -> String {
         }
         None => bare.to_owned(),
     };
-    let mut short: String = bare.chars().take(SHOWN_CHARS).collect();
-    if short.len() < bare.len() {
+    format!("'{}'", short(&bare))
+}
+
+/// The beginning of a text as an error may show it. A signature is left out wherever it stands:
+/// where its `?` was encoded or lost, no query ends the text before it.
+fn short(text: &str) -> String {
+    let unsigned = text
+        .as_bytes()
+        .windows(SIGNATURE.len())
+        .position(|window| window.eq_ignore_ascii_case(SIGNATURE))
+        .map_or(text, |at| &text[..at]);
+    let mut short: String = unsigned.chars().take(SHOWN_CHARS).collect();
+    if short.len() < text.len() {
         short.push('…');
     }
-    format!("'{}'", escape(&short))
+    escape(&short)
 }
 
 impl NameRules {
@@ -242,7 +256,7 @@ impl NameRules {
                     host
                 };
                 return Err(NameError::UnknownHost {
-                    host: escape(&host),
+                    host: short(&host),
                     name: shown(name),
                 });
             }
@@ -468,6 +482,16 @@ mod tests {
             refused(ReferenceForm::Key, "https://me:pw@h/a?sig=secret")
                 .contains("'https://h/a' looks like a URL")
         );
+        for encoded in [
+            "http%3A//h/a%3FX-Amz-Signature%3Dsecret",
+            "a/x-amz-signature=secret",
+        ] {
+            let error = refused(ReferenceForm::Url, encoded);
+            assert!(
+                !error.contains("secret") && error.contains("…' is not an http"),
+                "{error}"
+            );
+        }
         assert!(refused(ReferenceForm::Key, "[\"a.png\"]").contains("looks like JSON"));
         assert!(refused(ReferenceForm::Key, "{a.png}").contains("looks like JSON"));
         assert!(refused(ReferenceForm::Key, &"x".repeat(1_025)).contains("1025 bytes"));

@@ -151,7 +151,7 @@ impl PlanBuilder {
 /// only known at the end.
 fn divide(all: Spool, holding: &Holding) -> io::Result<(Spool, Spool)> {
     let mut held = SpoolWriter::new()?;
-    if holding.is_empty() && holding.more == 0 {
+    if holding.is_empty() {
         return Ok((all, held.finish()?));
     }
     let mut rest = SpoolWriter::new()?;
@@ -480,6 +480,9 @@ mod tests {
             let (mut chosen, mut passed_over) = (Vec::new(), 0);
             while let Some(batch) = batches.next_batch(size).unwrap() {
                 prop_assert!(batch.orphans.len() <= size);
+                let seen = chosen.len() as u64 + passed_over + batch.orphans.len() as u64 + batch.passed_over;
+                prop_assert!(seen > chosen.len() as u64 + passed_over, "each batch says something");
+                prop_assert_eq!(batches.left(), ages.len() as u64 - seen);
                 passed_over += batch.passed_over;
                 chosen.extend(batch.orphans);
             }
@@ -535,5 +538,159 @@ mod tests {
             .unwrap();
         assert_eq!((batch.orphans.len(), batch.passed_over), (10, 20));
         assert!(!batch.orphans.iter().any(|orphan| in_avatars(&&orphan.key)));
+    }
+
+    fn orphan(key: &str, age: i64) -> Orphan {
+        Orphan {
+            key: ObjectKey::new(key),
+            etag: ETag::new("\"e\""),
+            size: 1,
+            last_modified: Timestamp::from_second(age).unwrap(),
+        }
+    }
+
+    fn key(index: usize) -> ObjectKey {
+        ObjectKey::new(format!("{index:04}"))
+    }
+
+    fn built(parts: impl IntoIterator<Item = Findings>) -> Plan {
+        let mut builder = PlanBuilder::new(None).unwrap();
+        for part in parts {
+            builder.add(part).unwrap();
+        }
+        builder.finish().unwrap()
+    }
+
+    fn missing(keys: std::ops::Range<usize>) -> Findings {
+        Findings {
+            counts: Counts {
+                references: keys.len() as u64,
+                dangling: keys.len() as u64,
+                ..Counts::default()
+            },
+            dangling: keys.map(key).collect(),
+            ..Findings::default()
+        }
+    }
+
+    proptest! {
+        /// What the guards see does not hang on how the scope was cut into ranges.
+        #[test]
+        fn the_figures_are_of_all_ranges(
+            ages in proptest::collection::vec(0_i64..60, 0..90),
+            part in 1_usize..40,
+        ) {
+            let orphans: Vec<Orphan> = ages.iter().enumerate().map(|(index, &age)| orphan(key(index).as_str(), age)).collect();
+            let findings = |orphans: &[Orphan]| Findings {
+                counts: Counts { listed: orphans.len() as u64, orphans: orphans.len() as u64, ..Counts::default() },
+                orphans: orphans.to_vec(),
+                newest_referenced: orphans.first().map(|orphan| orphan.last_modified),
+                ..Findings::default()
+            };
+            let mut builder = PlanBuilder::new(None).unwrap();
+            for some in orphans.chunks(part) {
+                builder.add(findings(some)).unwrap();
+            }
+            prop_assert_eq!(builder.counts().orphans, ages.len() as u64);
+            let plan = builder.finish().unwrap();
+            prop_assert_eq!(plan.counts(), findings(&orphans).counts);
+            let figures = plan.figures();
+            let mut newest: Vec<_> = orphans.iter().map(|orphan| (orphan.last_modified, orphan.key.clone())).collect();
+            newest.sort();
+            newest.reverse();
+            newest.truncate(guards::NEWER_ORPHANS);
+            let mut seen = figures.newest_orphans.to_vec();
+            seen.sort();
+            seen.reverse();
+            prop_assert_eq!(seen, newest);
+            prop_assert_eq!(figures.newest_referenced, orphans.chunks(part).map(|some| some[0].last_modified).max());
+            prop_assert_eq!(plan.examples(), (0..ages.len().min(guards::EXAMPLES)).map(key).collect::<Vec<_>>());
+
+            // And the sample is the same in whatever order its keys came.
+            let mut backwards = Sample::default();
+            for orphan in orphans.iter().rev() {
+                backwards.add(orphan.key.clone());
+            }
+            let sample = backwards.keys();
+            prop_assert_eq!(sample.len(), ages.len().min(SAMPLE));
+            prop_assert_eq!(plan.sample(), sample);
+        }
+    }
+
+    #[test]
+    fn a_thousand_dangling_references_are_named_and_all_are_counted() {
+        let mut plan = built([missing(0..600), missing(600..1_300), missing(1_300..1_301)]);
+        assert_eq!(plan.counts().dangling, 1_301);
+        assert_eq!(
+            plan.dangling(),
+            (0..MAX_NAMED_DANGLING).map(key).collect::<Vec<_>>()
+        );
+        plan.keep_dangling(|key| key.as_str() >= "0100");
+        assert_eq!(plan.counts().dangling, 1_201);
+        assert_eq!(
+            plan.dangling(),
+            (100..MAX_NAMED_DANGLING).map(key).collect::<Vec<_>>()
+        );
+        plan.forget_dangling();
+        assert_eq!((plan.counts().dangling, plan.dangling().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_plan_that_any_guard_refuses_is_not_approved() {
+        let limits = Limits {
+            max_orphan_percent: 50.0,
+            max_dangling_percent: 50.0,
+            allow_newer_orphans: false,
+        };
+        let good = || {
+            built([Findings {
+                counts: Counts {
+                    listed: 2,
+                    referenced: 1,
+                    references: 1,
+                    orphans: 1,
+                    ..Counts::default()
+                },
+                orphans: vec![orphan("a", 1)],
+                ..Findings::default()
+            }])
+        };
+        let names = |refused: Box<(Vec<Refusal>, Plan)>| {
+            let refusals = refused.0.iter();
+            refusals.map(|refusal| refusal.guard).collect::<Vec<_>>()
+        };
+        assert_eq!(good().approve(&limits).unwrap().plan().spool().len(), 1);
+        assert!(good().approve_reviewed().is_ok());
+
+        let strict = Limits {
+            max_orphan_percent: 49.0,
+            ..limits
+        };
+        let refused = good().approve(&strict).unwrap_err();
+        assert_eq!(refused.0[0].examples, [ObjectKey::new("a")]);
+        assert_eq!(names(refused), ["orphan_percent"]);
+
+        // A no from outside stands beside theirs, whoever approves.
+        let doubted = || {
+            let mut plan = good();
+            plan.refuse(guards::conditions_ignored());
+            plan
+        };
+        let refused = doubted().approve(&strict).unwrap_err();
+        assert_eq!(names(refused), ["orphan_percent", "conditions_ignored"]);
+        let refused = doubted().approve_reviewed().unwrap_err();
+        assert_eq!(names(refused), ["conditions_ignored"]);
+
+        let nothing_named = built([Findings {
+            counts: Counts {
+                listed: 1,
+                orphans: 1,
+                ..Counts::default()
+            },
+            orphans: vec![orphan("a", 1)],
+            ..Findings::default()
+        }]);
+        let refused = nothing_named.approve_reviewed().unwrap_err();
+        assert_eq!(names(refused), ["no_references"]);
     }
 }

@@ -123,11 +123,12 @@ mod tests {
     fn an_error_means_what_its_code_says() {
         let of = |code: &str| of_error(code.to_owned(), "words".to_owned());
         assert_eq!(of("PreconditionFailed"), Word::ConditionFailed);
-        assert_eq!(of("NoSuchKey"), Word::Settled(Outcome::Gone));
-        assert_eq!(
-            of("ConditionalRequestConflict"),
-            Word::Settled(Outcome::Spared(SparedBy::Conflict))
-        );
+        for code in ["NoSuchKey", "NotFound"] {
+            assert_eq!(of(code), Word::Settled(Outcome::Gone));
+        }
+        for code in ["ConditionalRequestConflict", "OperationAborted"] {
+            assert_eq!(of(code), Word::Settled(Outcome::Spared(SparedBy::Conflict)));
+        }
         let failed = Outcome::Failed {
             code: "AccessDenied".to_owned(),
             message: "words".to_owned(),

@@ -21,3 +21,15 @@ impl Retention {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_freed_has_days() {
+        assert_eq!(Retention::Days(30).days(), Some(30));
+        assert_eq!(Retention::Forever.days(), None);
+        assert_eq!(Retention::Unknown.days(), None);
+    }
+}

@@ -122,3 +122,106 @@ fn refusal(guard: &'static str, value: f64, limit: f64, hint: String) -> Refusal
 fn some(keys: &[ObjectKey]) -> Vec<ObjectKey> {
     keys.iter().take(guards::EXAMPLES).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::summary::Counts;
+
+    fn header() -> Header {
+        serde_json::from_str(include_str!("../tests/fuzz/corpus/manifest/header")).unwrap()
+    }
+
+    fn names(refusals: &[Refusal]) -> Vec<&str> {
+        refusals.iter().map(|refusal| refusal.guard).collect()
+    }
+
+    #[test]
+    fn a_plan_is_applied_within_a_week_and_not_from_the_future() {
+        let header = header();
+        let after = |seconds: i64| {
+            inspect(
+                &header,
+                header.started_at + SignedDuration::from_secs(seconds),
+            )
+        };
+        let week = 7 * 24 * 3_600;
+        for seconds in [-300, 0, week] {
+            assert_eq!(names(&after(seconds)), [""; 0], "{seconds}");
+        }
+        for seconds in [-301, week + 1] {
+            assert_eq!(names(&after(seconds)), ["manifest_age"], "{seconds}");
+        }
+        let refusal = &after(2 * week)[0];
+        assert_eq!((refusal.value, refusal.limit), (14.0, 7.0));
+        assert!(refusal.hint.contains("plan again"), "{}", refusal.hint);
+    }
+
+    #[test]
+    fn a_plan_that_a_guard_refused_is_not_applied() {
+        let header = Header {
+            refused_by: vec!["orphan_percent\n".to_owned()],
+            ..header()
+        };
+        let refusals = inspect(&header, header.started_at);
+        assert_eq!(names(&refusals), ["refused_plan"]);
+        assert!(refusals[0].hint.contains("the guard orphan_percent\\n;"));
+    }
+
+    #[test]
+    fn a_plan_is_applied_to_its_own_database_only() {
+        let header = header();
+        let identity = |system_identifier: &str, database: &str| Identity {
+            system_identifier: system_identifier.to_owned(),
+            database: database.to_owned(),
+            standby: false,
+        };
+        let own = identity(&header.system_identifier, &header.database);
+        assert_eq!(same_database(&header, &own), None);
+        for other in [
+            identity("8", &header.database),
+            identity(&header.system_identifier, "copy"),
+            identity("8", "copy"),
+        ] {
+            let refusal = same_database(&header, &other).unwrap();
+            assert_eq!(refusal.guard, "other_database");
+            assert!(refusal.hint.contains(&header.database), "{}", refusal.hint);
+        }
+    }
+
+    #[test]
+    fn rows_may_name_a_few_of_the_keys_again() {
+        let orphans = ["a", "b", "c", "d"].map(ObjectKey::new);
+        let judged = |[listed, referenced, references]: [u64; 3]| {
+            judge(&Figures {
+                counts: Counts {
+                    listed,
+                    referenced,
+                    references,
+                    ..Counts::default()
+                },
+                orphans: &orphans,
+                dangling: &[],
+                newest_referenced: None,
+                newest_orphans: &[],
+            })
+        };
+        assert_eq!(
+            names(&judged([0, 0, 0])),
+            [""; 0],
+            "nothing is left to delete"
+        );
+        assert_eq!(names(&judged([9, 0, 1])), [""; 0]);
+        let none = judged([1, 0, 0]);
+        assert_eq!(names(&none), ["no_references"]);
+        assert_eq!(none[0].examples, orphans[..3]);
+        for (listed, allowed) in [(20, 10), (1_000, 10), (5_099, 50)] {
+            assert_eq!(names(&judged([listed, allowed, 99])), [""; 0]);
+            let refusals = judged([listed, allowed + 1, 99]);
+            assert_eq!(names(&refusals), ["outdated_plan"]);
+            #[expect(clippy::cast_precision_loss, reason = "a few")]
+            let figures = ((allowed + 1) as f64, allowed as f64);
+            assert_eq!((refusals[0].value, refusals[0].limit), figures);
+        }
+    }
+}

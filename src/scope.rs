@@ -210,4 +210,23 @@ mod tests {
         let error = Scope::new(Prefix::default(), &["a[".to_owned()], &[]).unwrap_err();
         assert!(error.to_string().contains("\"a[\""), "{error}");
     }
+
+    #[test]
+    fn a_scope_below_another_prefix_keeps_its_globs() {
+        let images = scope("images", &["*.png", "*.jpg"], &["thumb_*"]);
+        assert_eq!(images.prefix().as_str(), "images/");
+        assert_eq!(images.include(), ["*.png", "*.jpg"]);
+        assert_eq!(images.exclude(), ["thumb_*"]);
+        let cats = images.below(Prefix::folder("images/cats"));
+        assert_eq!(cats.prefix().as_str(), "images/cats/");
+        assert_eq!(cats.include(), images.include());
+        assert_eq!(cats.exclude(), images.exclude());
+        assert!(cats.contains("images/cats/a.png") && !cats.contains("images/a.png"));
+        assert!(!cats.contains("images/cats/thumb_a.png"));
+        assert_eq!(
+            scope("", &[], &[]).include(),
+            [""; 0],
+            "images need no globs"
+        );
+    }
 }

@@ -14,7 +14,7 @@ use orphan_sweeper::hands::{
 };
 use orphan_sweeper::key::ObjectKey;
 use orphan_sweeper::merge::Findings;
-use orphan_sweeper::object::{ETag, Orphan, Outcome};
+use orphan_sweeper::object::{ETag, Orphan, Outcome, SparedBy};
 use orphan_sweeper::plan::{ApprovedPlan, PlanBuilder};
 use orphan_sweeper::reconcile::{BatchAnswer, DeletedKey, KeyError};
 use orphan_sweeper::stop::Stop;
@@ -817,4 +817,237 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+/// A storage that behaves oddly at each deletion.
+#[derive(Clone, Copy)]
+enum Oddity {
+    /// It cannot read any request, not even one of a single key.
+    ReadsNothing,
+    /// It says that the condition failed, of an object that is deleted meanwhile.
+    DeletedMeanwhile,
+    /// Its answer is lost, and then the object is absent.
+    LosesItsAnswer,
+}
+
+struct Odd(Fake, Oddity);
+
+impl Odd {
+    fn answer(&self, orphans: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
+        let mut world = self.0.world();
+        let keys = orphans.iter().map(|orphan| orphan.key.as_str().to_owned());
+        match self.1 {
+            Oddity::ReadsNothing => Err(BatchFault::Unreadable {
+                code: "MalformedXML".to_owned(),
+                message: String::new(),
+            }),
+            Oddity::DeletedMeanwhile => {
+                let errors = keys.map(|key| {
+                    world.objects.remove(&key);
+                    KeyError {
+                        key,
+                        code: "PreconditionFailed".to_owned(),
+                        message: String::new(),
+                    }
+                });
+                Ok(BatchAnswer {
+                    errors: errors.collect(),
+                    ..BatchAnswer::default()
+                })
+            }
+            Oddity::LosesItsAnswer => {
+                for key in keys {
+                    world.objects.remove(&key);
+                }
+                Err(BatchFault::Lost {
+                    message: "reset".to_owned(),
+                })
+            }
+        }
+    }
+}
+
+impl Look for Odd {
+    async fn look(&self, key: &ObjectKey) -> Result<Current, LookError> {
+        self.0.look(key).await
+    }
+}
+
+impl Delete for Odd {
+    async fn delete_batch(&self, orphans: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
+        self.answer(orphans)
+    }
+
+    async fn delete_alone(&self, orphan: &Orphan) -> Result<BatchAnswer, BatchFault> {
+        self.0.world().alone.push(orphan.key.as_str().to_owned());
+        self.answer(std::slice::from_ref(orphan))
+    }
+
+    async fn marker_over(
+        &self,
+        orphan: &Orphan,
+        since: Timestamp,
+    ) -> Result<Option<String>, LookError> {
+        self.0.marker_over(orphan, since).await
+    }
+}
+
+async fn sweep_oddly(case: &Case, oddity: Oddity, keeps_versions: bool) -> SweepReport {
+    let mut check = case.fake.clone();
+    let hands = Hands {
+        delete: &Odd(case.fake.clone(), oddity),
+        check: &mut check,
+        record: &Ledger(case.fake.clone(), false),
+    };
+    let judged = Judged {
+        cutoff: at(CUTOFF),
+        listed_since: case.listed_since,
+        started: at(CUTOFF),
+        keeps_versions,
+    };
+    sweep(&case.plan, judged, hands, case.pace, &case.stop, |_| {}).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_cannot_be_read_even_alone_fails_once() {
+    let case = Case::of(&keys(4));
+    let report = sweep_oddly(&case, Oddity::ReadsNothing, true).await;
+    assert_eq!((report.counts.failed, report.counts.deferred), (4, 0));
+    let codes = report.problems.iter().map(|problem| problem.code.as_str());
+    assert_eq!(codes.collect::<Vec<_>>(), ["MalformedXML"; 4]);
+    assert_eq!(case.fake.world().alone.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_versions_nobody_calls_a_lost_deletion_ours_or_anothers() {
+    for (keeps_versions, [gone, unknown]) in [(true, [3, 0]), (false, [0, 3])] {
+        let case = Case::of(&keys(3));
+        let report = sweep_oddly(&case, Oddity::LosesItsAnswer, keeps_versions).await;
+        let counts = report.counts;
+        assert_eq!(
+            [counts.deleted, counts.gone, counts.unknown],
+            [0, gone, unknown]
+        );
+        let told = report.problems.iter().map(|problem| problem.code.as_str());
+        let named = usize::try_from(unknown).expect("few");
+        assert_eq!(told.collect::<Vec<_>>(), vec!["Unknown"; named]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_whose_condition_failed_and_that_is_absent_is_gone() {
+    for keeps_versions in [true, false] {
+        let case = Case::of(&keys(3));
+        let report = sweep_oddly(&case, Oddity::DeletedMeanwhile, keeps_versions).await;
+        assert_eq!((report.counts.gone, report.counts.unknown), (3, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_throttled_forever_is_sent_eight_times_ever_more_slowly() {
+    let case = Case::of(&keys(3));
+    let slow = BatchFault::Throttled {
+        code: "SlowDown".to_owned(),
+    };
+    case.fake.world().faults = vec![slow; 1_000];
+    let report = case.run().await;
+    assert_eq!((report.counts.failed, report.counts.deferred), (3, 0));
+    let world = case.fake.world();
+    assert_eq!(world.sent.len(), 8);
+    for (attempt, pair) in (1..).zip(world.sent.windows(2)) {
+        let pause = pair[1].0.duration_since(pair[0].0);
+        let least = Duration::from_millis(100) * 2_u32.pow(attempt.min(6));
+        assert!(pause >= least, "{pause:?} after attempt {attempt}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_a_minute_old_is_still_sent_and_nothing_older() {
+    // One after the other, each in so many seconds, with a listing of so many seconds.
+    for (takes, listed_before, sent) in [(20, 0, 4), (21, 0, 3), (10, 29, 4), (31, 29, 2)] {
+        let hostile: Vec<String> = (0..9).map(|index| format!("{index}\u{1}")).collect();
+        let case = Case::of(&hostile);
+        tokio::time::advance(Duration::from_secs(listed_before)).await;
+        case.fake.world().alone_takes = Duration::from_secs(takes);
+        let report = case.run().await;
+        assert!(
+            matches!(report.error, Some(SweepError::Stale)),
+            "{report:?}"
+        );
+        assert_eq!(
+            [report.counts.deleted, report.counts.deferred],
+            [sent, 9 - sent]
+        );
+        assert!(
+            case.fake.world().sent.is_empty(),
+            "no batch without a key is sent"
+        );
+    }
+}
+
+/// Writes down which batches were written down.
+#[derive(Default)]
+struct Numbers(Mutex<Vec<(u64, usize)>>);
+
+impl Record for Numbers {
+    async fn outcomes(&self, batch: u64, settled: &[(Orphan, Outcome)]) -> Result<(), RecordError> {
+        let mut numbers = self.0.lock().expect("no test panicked with it");
+        numbers.push((batch, settled.len()));
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_batch_is_written_down_under_a_number_of_its_own() {
+    let mut case = Case::of(&keys(23));
+    case.pace.batch_size = 3;
+    let numbers = Numbers::default();
+    let mut check = case.fake.clone();
+    let hands = Hands {
+        delete: &case.fake,
+        check: &mut check,
+        record: &numbers,
+    };
+    let judged = Judged {
+        cutoff: at(CUTOFF),
+        listed_since: case.listed_since,
+        started: at(CUTOFF),
+        keeps_versions: true,
+    };
+    let mut deleted = Vec::new();
+    let report = sweep(&case.plan, judged, hands, case.pace, &case.stop, |counts| {
+        deleted.push(counts.deleted);
+    })
+    .await;
+    assert_eq!(report.counts.deleted, 23);
+    let mut numbers = numbers.0.into_inner().expect("no test panicked with it");
+    numbers.sort_unstable();
+    let expected: Vec<(u64, usize)> = (0..8)
+        .map(|number| (number, if number == 7 { 2 } else { 3 }))
+        .collect();
+    assert_eq!(numbers, expected);
+    assert_eq!(deleted.last(), Some(&23), "who watches is told of the end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_lost_answer_only_another_tag_says_that_an_object_was_saved() {
+    let case = Case::of(&keys(2));
+    {
+        let mut world = case.fake.world();
+        world.faults = vec![BatchFault::Lost {
+            message: "reset".to_owned(),
+        }];
+        let other = ("\"other\"".to_owned(), at(10));
+        world.objects.insert(key(0), other);
+    }
+    case.run().await;
+    let world = case.fake.world();
+    let [(_, saved), (_, silent)] = &world.written[..] else {
+        panic!("two outcomes: {:?}", world.written)
+    };
+    assert_eq!(*saved, Outcome::Spared(SparedBy::ETag));
+    assert!(
+        matches!(silent, Outcome::Unknown { reason } if reason.ends_with("still there")),
+        "{silent:?}"
+    );
 }

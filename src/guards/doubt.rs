@@ -172,6 +172,8 @@ pub fn forgotten_references(discovery: &Discovery) -> Option<Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::{ColumnName, Forgotten, Mention};
+    use crate::folders::HeldFolder;
 
     fn doubts() -> Doubts {
         Doubts {
@@ -233,6 +235,49 @@ mod tests {
         assert_eq!((refusal.value, refusal.limit), (50.0, 10.0));
         assert_eq!(refusal.examples, keys);
         for word in ["100 objects", "200 were", "--max-referenced-drop-percent"] {
+            assert!(refusal.hint.contains(word), "{}", refusal.hint);
+        }
+    }
+
+    #[test]
+    fn folders_that_could_not_be_told_apart_refuse() {
+        let folders: Vec<HeldFolder> = (0..5)
+            .map(|index| HeldFolder {
+                folder: ObjectKey::new(format!("{index}/")),
+                orphans: 20,
+            })
+            .collect();
+        let mut holding = Holding::default();
+        holding.folders = folders;
+        assert_eq!(
+            too_many_folders(&holding),
+            None,
+            "these are held back, and the rest goes on"
+        );
+        holding.more = 2;
+        let refusal = too_many_folders(&holding).unwrap();
+        assert_eq!((refusal.value, refusal.limit), (7.0, 10_000.0));
+        assert_eq!(refusal.examples, ["0/", "1/", "2/"].map(ObjectKey::new));
+        assert!(refusal.hint.contains("--allow-unreferenced-folder"));
+    }
+
+    #[test]
+    fn a_column_that_names_orphans_refuses() {
+        let mut discovery = Discovery::default();
+        assert_eq!(forgotten_references(&discovery), None);
+        let keys = ["a.png", "b.png", "c.png", "d.png"].map(ObjectKey::new);
+        discovery.mentions.push(Mention {
+            column: ColumnName::new("public", "users", "avatar"),
+            keys: keys.to_vec(),
+            sampled: 50,
+            written: "a.png".to_owned(),
+            forgotten: Forgotten::Column,
+            remedy: None,
+        });
+        let refusal = forgotten_references(&discovery).unwrap();
+        assert_eq!((refusal.value, refusal.limit), (4.0, 0.0));
+        assert_eq!(refusal.examples, keys[..3]);
+        for word in ["4 of 50", "--not-a-reference public.users.avatar"] {
             assert!(refusal.hint.contains(word), "{}", refusal.hint);
         }
     }
