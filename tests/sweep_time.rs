@@ -897,7 +897,7 @@ async fn sweep_oddly(case: &Case, oddity: Oddity, keeps_versions: bool) -> Sweep
     let hands = Hands {
         delete: &Odd(case.fake.clone(), oddity),
         check: &mut check,
-        record: &Ledger(case.fake.clone(), false),
+        record: &Ledger(case.fake.clone(), None),
     };
     let judged = Judged {
         cutoff: at(CUTOFF),
