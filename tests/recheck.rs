@@ -5,7 +5,6 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use orphan_sweeper::local::s3::{Effect, Fault, Operation, Versioning};
@@ -14,9 +13,9 @@ use orphan_sweeper::settings::Setting;
 use orphan_sweeper::stop::Stop;
 use orphan_sweeper::summary::Status;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
+use sqlx::{Executor as _, Row as _};
 use support::program::Environment;
-use support::{BUCKET, World};
+use support::{BUCKET, World, at_the_last_moment};
 use tokio::sync::Notify;
 
 /// Ten referenced images and three orphans, two days old.
@@ -34,29 +33,6 @@ async fn world() -> World {
 
 fn orphan(index: usize) -> String {
     format!("left/{index:05}.png")
-}
-
-/// Runs statements when the orphans' batch is asked for: behind the fresh check, before the
-/// deletion. The probe is the first such request.
-fn at_the_last_moment(world: &World, statements: &str) {
-    let (url, statements) = (world.database.url().to_owned(), statements.to_owned());
-    let done = Arc::new(AtomicBool::new(false));
-    world
-        .server
-        .on_request(Operation::DeleteObjects, move |_, record| {
-            let (url, statements) = (url.clone(), statements.clone());
-            let now = record.keys.iter().any(|key| key.starts_with("left/0"))
-                && !done.swap(true, Ordering::SeqCst);
-            async move {
-                if now {
-                    let mut connection = PgConnection::connect(&url).await.expect("connected");
-                    connection
-                        .execute(sqlx::raw_sql(AssertSqlSafe(statements)))
-                        .await
-                        .expect("run");
-                }
-            }
-        });
 }
 
 const LATE: &str = "INSERT INTO images VALUES ('left/00001.png')";

@@ -44,12 +44,13 @@ pub enum Setting {
     AbortUploads,
     DryRun,
     Report,
+    UndoFunction,
     Concurrency,
 }
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Bucket,
         Self::Prefix,
         Self::Include,
@@ -80,6 +81,7 @@ impl Setting {
         Self::AbortUploads,
         Self::DryRun,
         Self::Report,
+        Self::UndoFunction,
         Self::Concurrency,
     ];
 
@@ -125,6 +127,7 @@ impl Setting {
             Self::AbortUploads => ("--abort-uploads", "SWEEPER_ABORT_UPLOADS"),
             Self::DryRun => ("--dry-run", "SWEEPER_DRY_RUN"),
             Self::Report => ("--report", "SWEEPER_REPORT"),
+            Self::UndoFunction => ("--undo-function", "SWEEPER_UNDO_FUNCTION"),
             Self::Concurrency => ("--concurrency", "SWEEPER_CONCURRENCY"),
         }
     }
