@@ -204,6 +204,38 @@ async fn a_run_that_is_to_stop_does_not_wait_for_the_answer() {
     other.execute("ROLLBACK").await.expect("ended");
 }
 
+/// The alarm must hear of what was seen.
+#[tokio::test]
+async fn what_a_look_saw_is_told_although_it_ended_early() {
+    let world = world().await;
+    at_the_last_moment(&world, LATE);
+    let stop = Arc::new(Stop::never());
+    let stops = Arc::clone(&stop);
+    // The first question for versions is the one after the sweep: it is never answered.
+    world
+        .server
+        .on_request(Operation::ListObjectVersions, move |_, _| {
+            let stops = Arc::clone(&stops);
+            async move {
+                stops.interrupt();
+                std::future::pending::<()>().await;
+            }
+        });
+    let report = Box::pin(world.run_until(&[], &stop)).await;
+    assert_eq!(report.summary.status, Status::Incomplete, "{report:?}");
+    let rechecked = report.summary.more.rechecked.expect("told");
+    assert_eq!((rechecked.referenced, rechecked.restored), (1, 0));
+    let codes: Vec<&str> = report
+        .summary
+        .errors
+        .iter()
+        .map(|problem| problem.code.as_str())
+        .collect();
+    assert_eq!(codes, ["ReferencedAfterDeletion", "NotRechecked"]);
+    let message = &report.summary.errors[0].message;
+    assert!(message.contains("no time to see"), "{message}");
+}
+
 #[tokio::test]
 async fn a_quiet_sweep_says_that_it_asked_and_what_can_be_brought_back() {
     let world = world().await;
