@@ -23,7 +23,7 @@ const LONGEST_CHECK: Duration = Duration::from_mins(10);
 pub async fn confirm(
     plan: &mut Plan,
     look: &(impl Look + Sync),
-    check: &mut impl FreshCheck,
+    check: &impl FreshCheck,
     at_once: usize,
 ) -> Result<(), CheckError> {
     let keys: Vec<&ObjectKey> = plan.dangling().iter().collect();

@@ -326,7 +326,7 @@ impl Doctor<'_> {
         }
         self.role(&database).await;
         self.state(&database).await;
-        let mut check = PrimaryCheck::new(
+        let check = PrimaryCheck::new(
             database.clone(),
             settings.references.clone(),
             settings.rules.clone(),

@@ -69,11 +69,12 @@ impl FolderRuns {
 
     fn run_of(&mut self, key: &str) -> &mut Packed {
         let folder = folder_of(key);
-        if self
-            .runs
-            .last()
-            .is_none_or(|last| &self.text[last.start..] != folder)
-        {
+        let is_new = self.runs.last().is_none_or(|last| {
+            let last = &self.text[last.start..];
+            // Where nothing lies in a folder, both are empty, which is slow to compare.
+            last.len() != folder.len() || !(folder.is_empty() || last == folder)
+        });
+        if is_new {
             self.runs.push(Packed {
                 start: self.text.len(),
                 referenced: 0,

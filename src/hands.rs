@@ -166,7 +166,7 @@ pub struct CheckError(#[source] pub Box<dyn StdError + Send + Sync>);
 pub trait FreshCheck {
     /// For each key whether a row names it now, in a transaction begun for this question.
     fn referenced(
-        &mut self,
+        &self,
         keys: &[&ObjectKey],
     ) -> impl Future<Output = Result<Vec<bool>, CheckError>> + Send;
 }

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use aws_sdk_s3::Client;
 use serde::Serialize;
 use tempfile::NamedTempFile;
+use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use crate::hands::{Journal, Latest, RecallError, Record, RecordError, Series};
@@ -135,9 +136,13 @@ impl Ledger {
             }
             Place::Folder(folder) => {
                 let path = folder.join(name);
-                let mut file = new_beside(&path)?;
-                file.write_all(&bytes)?;
-                keep(file, &path)?;
+                // A disk takes its time to make a file durable; nobody else is to wait for it.
+                spawn_blocking(move || {
+                    let mut file = new_beside(&path)?;
+                    file.write_all(&bytes)?;
+                    keep(file, &path)
+                })
+                .await??;
             }
         }
         Ok(())

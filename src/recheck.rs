@@ -171,7 +171,7 @@ pub struct Findings {
 /// The question could not be asked to its end.
 pub async fn recheck(
     deleted: Deleted,
-    check: &mut impl FreshCheck,
+    check: &impl FreshCheck,
     hands: &impl TakeBack,
     findings: &mut Findings,
 ) -> Result<(), RecheckError> {

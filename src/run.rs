@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use doubt::Doubted;
+use futures::FutureExt as _;
+use futures::future::try_join;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -38,6 +40,7 @@ use crate::stop::Stop;
 use crate::summary::{Counts, MAX_PROBLEMS, More, Problem, Refusal, Status, SumError, Summary};
 use crate::sweep::{Hands, Judged, Pace, SweepError, sweep};
 use crate::turn::{Turn, during};
+use crate::uploads;
 use crate::world::{Portions, Production, World};
 
 /// What a run answers with.
@@ -366,25 +369,27 @@ impl<J: Journal + Sync> Run<'_, J> {
             .iter()
             .flat_map(|latest| latest.failed.iter().cloned());
         let listed_since = Instant::now();
-        let mut check = world.check(&identity);
+        let check = world.check(&identity);
         let builder = PlanBuilder::new(settings.max_delete)?
             .within(
                 settings.scope.prefix().as_str(),
                 settings.unreferenced_folders.clone(),
             )
             .choosing_last(failed.clone());
-        let planned = self.plan(builder, world.bucket(), snapshot, &criteria, &mut check);
-        let Some(mut plan) = unless(stop, planned).await? else {
+        let planned = self.plan(builder, world.bucket(), snapshot, &criteria, &check);
+        // Beside the listing: neither needs the other.
+        let finding = uploads::find(world.bucket(), &criteria, settings.concurrency).map(Ok);
+        let both = try_join(planned, finding);
+        let Some((mut plan, found)) = unless(stop, both).await? else {
             return Ok(End::Stopped);
         };
+        let mut uploads = self.note_uploads(found);
         let doubted = self
             .doubt(world, latest.as_ref(), &identity, &mut plan)
             .await?;
         if matches!(doubted, Doubted::Stopped) {
             return Ok(End::Stopped);
         }
-        // Before the manifest: between that and the first batch there is to be no long time.
-        let mut uploads = self.find_uploads(world.bucket(), &criteria).await;
         // Only now is every no known that the manifest is to tell of.
         let refused_by = plan.refusals(&settings.limits);
         self.write_down(&identity, cutoff, &plan, &refused_by)
@@ -417,7 +422,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             started,
             keeps_versions: versioning == Versioning::Enabled,
         };
-        let ended = self.delete(world, &approved, judged, &mut check).await?;
+        let ended = self.delete(world, &approved, judged, &check).await?;
         if matches!(ended, End::Done) && settings.abort_uploads {
             self.abort_uploads(&mut uploads, &world.deleter(&approved))
                 .await;
@@ -431,7 +436,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         world: &W,
         approved: &ApprovedPlan,
         mut judged: Judged,
-        check: &mut impl FreshCheck,
+        check: &impl FreshCheck,
     ) -> Result<End, RunError> {
         if approved.plan().spool().is_empty() {
             return Ok(End::Done);
@@ -458,7 +463,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         bucket: &(impl Pages + Look + Sync),
         mut snapshot: impl ReferenceSnapshot,
         criteria: &Criteria,
-        check: &mut impl FreshCheck,
+        check: &impl FreshCheck,
     ) -> Result<Plan, RunError> {
         let settings = self.settings;
         {
@@ -506,12 +511,13 @@ impl<J: Journal + Sync> Run<'_, J> {
         plan: &ApprovedPlan,
         judged: Judged,
         deleter: &(impl Delete + Sync),
-        check: &mut impl FreshCheck,
+        check: &impl FreshCheck,
         record: &(impl Record + Sync),
     ) -> Result<End, RunError> {
         let concurrency = self.settings.concurrency;
         let pace = Pace {
             batches_at_once: self.portions.batches_at_once.min(concurrency),
+            windows_at_once: self.portions.windows_at_once,
             looks_at_once: concurrency,
             batch_size: self.portions.batch_size,
         };

@@ -63,6 +63,11 @@ impl Throttle {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether S3 has asked to slow down.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.state().rate.is_some()
+    }
+
     /// Waits for the turn of a request of so many keys, unless it comes after `until`: then
     /// it takes no turn and says so.
     pub(crate) async fn turn(&self, keys: usize, until: Instant) -> bool {

@@ -36,8 +36,10 @@ use crate::uploads::{AbortUpload, ListUploads};
 pub struct Portions {
     /// References in a range.
     pub references_per_range: usize,
-    /// Batches behind one fresh check.
+    /// Batches behind one fresh check: a window.
     pub batches_at_once: usize,
+    /// Windows under way at once.
+    pub windows_at_once: usize,
     /// Orphans in one batch.
     pub batch_size: usize,
 }
@@ -49,6 +51,7 @@ impl Default for Portions {
             // stays a small part of the whole.
             references_per_range: 9_000,
             batches_at_once: 8,
+            windows_at_once: 3,
             batch_size: MAX_BATCH,
         }
     }

@@ -380,7 +380,7 @@ async fn the_fresh_check_sees_the_rows_of_a_partition_that_is_reloaded_meanwhile
     let identity = snapshot.identity().clone();
     snapshot.finish().await.expect("ended");
     let rules = world.settings(&[]).rules;
-    let mut check = PrimaryCheck::new(database, query, rules, identity);
+    let check = PrimaryCheck::new(database, query, rules, identity);
     let keys = ["a.png", "b.png", "x.png", "y.png"].map(ObjectKey::new);
     let asked: Vec<&ObjectKey> = keys.iter().collect();
     // How the database is asked is decided the first time, by plans that lock all they read.
@@ -460,7 +460,7 @@ async fn a_fresh_check_asks_no_other_database_than_the_snapshot_did() {
     let key = ObjectKey::new("a.png");
     for identity in [same].into_iter().chain(others) {
         let known = identity == *snapshot.identity();
-        let mut check = PrimaryCheck::new(
+        let check = PrimaryCheck::new(
             database.clone(),
             settings.references.clone(),
             settings.rules.clone(),

@@ -43,6 +43,12 @@ struct World {
     look_takes: Duration,
     /// How long each single deletion takes.
     alone_takes: Duration,
+    /// How long each batch takes.
+    batch_takes: Duration,
+    /// When each key was asked for in the database.
+    checked: BTreeMap<String, Instant>,
+    /// The oldest check that a batch was sent on.
+    oldest_check: Duration,
     /// When batches were sent, and with which keys.
     sent: Vec<(Instant, Vec<String>)>,
     alone: Vec<String>,
@@ -148,6 +154,11 @@ impl Delete for Fake {
                 .iter()
                 .map(|orphan| orphan.key.as_str().to_owned())
                 .collect();
+            let oldest = orphans
+                .iter()
+                .map(|orphan| world.checked[orphan.key.as_str()].elapsed())
+                .max();
+            world.oldest_check = world.oldest_check.max(oldest.unwrap_or_default());
             world.sent.push((Instant::now(), keys));
             if !world.takes(orphans.len()) {
                 Some(BatchFault::Throttled {
@@ -159,6 +170,8 @@ impl Delete for Fake {
                 Some(world.faults.remove(0))
             }
         };
+        let takes = self.world().batch_takes;
+        tokio::time::sleep(takes).await;
         match fault {
             Some(fault) => Err(fault),
             None => Ok(self.answer(orphans)),
@@ -183,8 +196,16 @@ impl Delete for Fake {
 }
 
 impl FreshCheck for Fake {
-    async fn referenced(&mut self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
-        let check = self.world().check;
+    async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
+        let check = {
+            let mut world = self.world();
+            for key in keys {
+                world
+                    .checked
+                    .insert(key.as_str().to_owned(), Instant::now());
+            }
+            world.check
+        };
         match check {
             Check::Answers => Ok(keys
                 .iter()
@@ -197,16 +218,12 @@ impl FreshCheck for Fake {
     }
 }
 
-/// Writes down, or fails from the start.
-struct Ledger(Fake, bool);
+/// Writes down, or fails from some batch on.
+struct Ledger(Fake, Option<u64>);
 
 impl Record for Ledger {
-    async fn outcomes(
-        &self,
-        _batch: u64,
-        settled: &[(Orphan, Outcome)],
-    ) -> Result<(), RecordError> {
-        if self.1 {
+    async fn outcomes(&self, batch: u64, settled: &[(Orphan, Outcome)]) -> Result<(), RecordError> {
+        if self.1.is_some_and(|from| batch >= from) {
             return Err(RecordError {
                 context: "outcomes".to_owned(),
                 source: "disk full".into(),
@@ -289,7 +306,7 @@ struct Case {
     listed_since: Option<Instant>,
     pace: Pace,
     stop: Stop,
-    ledger_fails: bool,
+    ledger_fails: Option<u64>,
 }
 
 impl Case {
@@ -298,6 +315,7 @@ impl Case {
         let plan = plan(&fake, keys);
         let pace = Pace {
             batches_at_once: 2,
+            windows_at_once: 3,
             looks_at_once: 4,
             batch_size: 100,
         };
@@ -307,15 +325,14 @@ impl Case {
             listed_since: Some(Instant::now()),
             pace,
             stop: Stop::never(),
-            ledger_fails: false,
+            ledger_fails: None,
         }
     }
 
     async fn run(&self) -> SweepReport {
-        let mut check = self.fake.clone();
         let hands = Hands {
             delete: &self.fake,
-            check: &mut check,
+            check: &self.fake,
             record: &Ledger(self.fake.clone(), self.ledger_fails),
         };
         let judged = Judged {
@@ -399,6 +416,85 @@ async fn nothing_is_sent_on_a_check_that_is_no_longer_fresh() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_window_goes_alone_and_then_as_many_at_once_as_said() {
+    let case = Case {
+        pace: Pace {
+            batch_size: 10,
+            ..Case::of(&[]).pace
+        },
+        ..Case::of(&keys(200))
+    };
+    case.fake.world().batch_takes = Duration::from_secs(1);
+    let began = Instant::now();
+    assert_eq!(case.run().await.counts.deleted, 200);
+    let mut batches = BTreeMap::new();
+    for (at, _) in &case.fake.world().sent {
+        *batches.entry(*at - began).or_insert(0) += 1;
+    }
+    // Two batches a window.
+    assert_eq!(batches.into_values().collect::<Vec<_>>(), [2, 4, 6, 6, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_is_checked_after_its_looks_and_not_while_another_looks() {
+    let case = Case {
+        pace: Pace {
+            batch_size: 4,
+            ..Case::of(&[]).pace
+        },
+        listed_since: None,
+        ..Case::of(&keys(40))
+    };
+    case.fake.world().look_takes = Duration::from_secs(1);
+    let began = Instant::now();
+    assert_eq!(case.run().await.counts.deleted, 40);
+    assert_eq!(began.elapsed(), Duration::from_secs(10));
+    assert_eq!(case.fake.world().oldest_check, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_wrong_in_one_window_halts_the_others() {
+    let hostile = |name: &str| (0..5).map(|index| format!("{name}{index}\u{1}")).collect();
+    let windows: [Vec<String>; 4] = [hostile("a"), keys(5), hostile("b"), hostile("c")];
+    for ledger_fails in [None, Some(1)] {
+        let case = Case {
+            pace: Pace {
+                batches_at_once: 1,
+                windows_at_once: 2,
+                batch_size: 5,
+                ..Case::of(&[]).pace
+            },
+            ledger_fails,
+            ..Case::of(&windows.concat())
+        };
+        {
+            let mut world = case.fake.world();
+            if ledger_fails.is_none() {
+                world.faults = vec![BatchFault::Refused {
+                    code: "AccessDenied".to_owned(),
+                    message: String::new(),
+                }];
+            }
+            world.batch_takes = Duration::from_secs(1);
+            world.alone_takes = Duration::from_millis(700);
+        }
+        let report = case.run().await;
+        let counts = report.counts;
+        // Of the third window one key was deleted, and one was on its way.
+        match report.error {
+            Some(SweepError::Refused { .. }) if ledger_fails.is_none() => {
+                assert_eq!([counts.deleted, counts.failed, counts.deferred], [7, 5, 8]);
+            }
+            Some(SweepError::Record(_)) if ledger_fails.is_some() => {
+                assert_eq!([counts.deleted, counts.failed, counts.deferred], [12, 0, 8]);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(!report.stopped);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_check_that_fails_hangs_or_answers_too_little_sends_nothing() {
     for check in [Check::Fails, Check::Hangs, Check::AnswersTooLittle] {
         let case = Case::of(&keys(3));
@@ -465,6 +561,7 @@ async fn a_storage_that_counts_keys_is_used_to_its_limit_and_not_stormed() {
         let case = Case {
             pace: Pace {
                 batches_at_once: 8,
+                windows_at_once: 3,
                 looks_at_once: 4,
                 batch_size: 1_000,
             },
@@ -486,8 +583,16 @@ async fn a_storage_that_counts_keys_is_used_to_its_limit_and_not_stormed() {
             seconds < ideal / 0.75,
             "{allowed}: {seconds} s, ideal {ideal} s"
         );
-        let sent = case.fake.world().sent.len();
+        let world = case.fake.world();
+        let sent = world.sent.len();
         assert!(sent < 120, "{allowed}: {sent} requests for 60 batches");
+        // Where each window waits for its turn, no other is checked before its own.
+        let window = 8_000.0 / f64::from(allowed);
+        let oldest = world.oldest_check.as_secs_f64();
+        assert!(
+            oldest < 1.5 * window,
+            "{allowed}: {oldest} s, a window takes {window} s"
+        );
     }
 }
 
@@ -496,6 +601,7 @@ async fn a_storage_that_takes_next_to_nothing_defers_the_rest() {
     let case = Case {
         pace: Pace {
             batches_at_once: 8,
+            windows_at_once: 3,
             looks_at_once: 4,
             batch_size: 1_000,
         },
@@ -507,6 +613,8 @@ async fn a_storage_that_takes_next_to_nothing_defers_the_rest() {
     assert_eq!(counts.deleted + counts.failed + counts.deferred, 20_000);
     assert!(report.error.is_none() && counts.deferred > 0, "{report:?}");
     assert!(case.fake.world().sent.len() < 100);
+    // Not every window was begun.
+    assert!(case.fake.world().checked.len() < 20_000);
 }
 
 #[tokio::test(start_paused = true)]
@@ -598,7 +706,7 @@ async fn a_batch_that_is_refused_ends_the_sweep() {
 #[tokio::test(start_paused = true)]
 async fn a_ledger_that_fails_ends_the_sweep_with_true_counts() {
     let case = Case {
-        ledger_fails: true,
+        ledger_fails: Some(0),
         ..Case::of(&keys(500))
     };
     let report = case.run().await;
@@ -680,12 +788,13 @@ proptest! {
         faults in proptest::collection::vec(fault(), 0..6),
         old in any::<bool>(),
         batches_at_once in 1_usize..4,
+        windows_at_once in 1_usize..4,
         batch_size in 1_usize..12,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         runtime.block_on(async {
             let mut case = Case::of(&keys(count));
-            case.pace = Pace { batches_at_once, looks_at_once: 2, batch_size };
+            case.pace = Pace { batches_at_once, windows_at_once, looks_at_once: 2, batch_size };
             {
                 let mut world = case.fake.world();
                 world.faults = faults;

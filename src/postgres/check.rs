@@ -1,6 +1,7 @@
 //! The fresh check: the primary is asked once more, in a transaction begun for the question.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
 
 use futures::TryStreamExt as _;
 use sqlx::postgres::PgConnection;
@@ -32,7 +33,8 @@ pub struct PrimaryCheck {
     query: ReferencesQuery,
     rules: NameRules,
     identity: Identity,
-    method: Option<Method>,
+    /// Decided by the first question.
+    method: OnceLock<Method>,
 }
 
 impl PrimaryCheck {
@@ -51,11 +53,11 @@ impl PrimaryCheck {
             query,
             rules,
             identity,
-            method: None,
+            method: OnceLock::new(),
         }
     }
 
-    async fn ask(&mut self, keys: &[&ObjectKey]) -> Result<Vec<bool>, DatabaseError> {
+    async fn ask(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, DatabaseError> {
         // A connection of its own each time: it costs little beside a window of batches, and
         // none lies idle for a firewall or a pooler to drop.
         let mut connection = self.database.connect().await?;
@@ -99,11 +101,11 @@ impl PrimaryCheck {
 
     /// The method that the planner thinks cheapest, decided once.
     async fn method(
-        &mut self,
+        &self,
         connection: &mut PgConnection,
         keys: &[&ObjectKey],
     ) -> Result<Method, DatabaseError> {
-        if let Some(method) = self.method {
+        if let Some(&method) = self.method.get() {
             return Ok(method);
         }
         let mut best = (Method::Reread, f64::INFINITY);
@@ -123,8 +125,8 @@ impl PrimaryCheck {
             }
         }
         tracing::debug!(method = ?best.0, "chose how to ask the database again");
-        self.method = Some(best.0);
-        Ok(best.0)
+        // Of several questions at once the first one's answer stands.
+        Ok(*self.method.get_or_init(|| best.0))
     }
 
     async fn by_index(
@@ -186,7 +188,7 @@ impl PrimaryCheck {
     /// Whether an index serves the question, once it was asked.
     #[must_use]
     pub fn by_index_of(&self) -> Option<&'static str> {
-        match self.method? {
+        match *self.method.get()? {
             Method::Index(Collation::Default) => Some("the column's own collation"),
             Method::Index(Collation::C) => Some("collation \"C\""),
             Method::Reread => None,
@@ -195,7 +197,7 @@ impl PrimaryCheck {
 }
 
 impl FreshCheck for PrimaryCheck {
-    async fn referenced(&mut self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
+    async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }

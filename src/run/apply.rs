@@ -82,8 +82,8 @@ impl<J: Journal + Sync> Run<'_, J> {
             started,
             keeps_versions: versioning == Versioning::Enabled,
         };
-        let mut check = world.check(&identity);
-        self.delete(world, &approved, judged, &mut check).await
+        let check = world.check(&identity);
+        self.delete(world, &approved, judged, &check).await
     }
 
     /// The manifest's keys against the references of now.

@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
+use futures::future::join;
 use tokio::time::{sleep, timeout};
 
 use super::Run;
 use crate::chain::chain;
-use crate::hands::{FreshCheck, Journal};
-use crate::merge::Criteria;
+use crate::hands::{FreshCheck, Journal, LookError};
 use crate::plan::ApprovedPlan;
 use crate::recheck::{self, Deleted, Findings, recheck};
 use crate::stop::Stop;
 use crate::summary::{MAX_PROBLEMS, Problem};
-use crate::uploads::{self, AbortUpload, Found, ListUploads};
+use crate::uploads::{self, AbortUpload, Found};
 use crate::world::World;
 
 /// The longest look back. Each of its questions is answered in seconds.
@@ -23,18 +23,9 @@ const LOOK_BACK: Duration = Duration::from_mins(5);
 const LAST_LOOK_BACK: Duration = Duration::from_secs(10);
 
 impl<J: Journal + Sync> Run<'_, J> {
-    /// Looks for uploads under way. They are no orphans: whatever goes wrong here is worth a
+    /// Notes the uploads under way. They are no orphans: whatever went wrong here is worth a
     /// warning and nothing more.
-    pub(super) async fn find_uploads(
-        &mut self,
-        bucket: &(impl ListUploads + Sync),
-        criteria: &Criteria,
-    ) -> Option<Found> {
-        let finding = uploads::find(bucket, criteria, self.settings.concurrency);
-        let found = tokio::select! {
-            found = finding => found,
-            () = self.stop.wait() => return None,
-        };
+    pub(super) fn note_uploads(&mut self, found: Result<Found, LookError>) -> Option<Found> {
         match found {
             Ok(found) => {
                 self.more.uploads = Some(found.counts);
@@ -81,7 +72,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         world: &W,
         approved: &ApprovedPlan,
         deleted: Deleted,
-        check: &mut impl FreshCheck,
+        check: &impl FreshCheck,
     ) {
         if deleted.is_empty() {
             return;
@@ -92,10 +83,15 @@ impl<J: Journal + Sync> Run<'_, J> {
         let mut findings = Findings::default();
         let hands = world.undeleter(approved, self.run_id);
         let asking = timeout(LOOK_BACK, recheck(deleted, check, &hands, &mut findings));
-        let looked = tokio::select! {
-            looked = asking => looked.ok(),
-            () = short_of_time(self.stop) => None,
+        let looking = async {
+            tokio::select! {
+                looked = asking => looked.ok(),
+                () = short_of_time(self.stop) => None,
+            }
         };
+        let (looked, recoverable_days) =
+            join(looking, self.recoverable_days(world, recoverable)).await;
+        self.more.recoverable_days = recoverable_days;
         let not_asked = match looked {
             Some(Ok(())) => None,
             Some(Err(error)) => Some(chain(&error)),
@@ -123,12 +119,17 @@ impl<J: Journal + Sync> Run<'_, J> {
         problems.append(&mut self.problems);
         problems.truncate(MAX_PROBLEMS);
         self.problems = problems;
-        if recoverable > 0 {
-            self.more.recoverable_days = tokio::select! {
-                biased;
-                () = self.stop.wait() => None,
-                kept = world.retention() => kept.days(),
-            };
+    }
+
+    /// After how many days the bucket itself frees what lies below delete markers.
+    async fn recoverable_days<W: World>(&self, world: &W, bytes: u64) -> Option<u32> {
+        if bytes == 0 {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            () = self.stop.wait() => None,
+            kept = world.retention() => kept.days(),
         }
     }
 }

@@ -132,6 +132,7 @@ fn setup(rng: &mut Rng, first: Kind, weakness: Weakness, trace: bool) -> Setup {
         portions: Portions {
             references_per_range: rng.index(7) + 1,
             batches_at_once: rng.index(3) + 1,
+            windows_at_once: rng.index(3) + 1,
             batch_size,
         },
         concurrency: rng.index(6) + 1,

@@ -626,7 +626,7 @@ impl ReferenceSnapshot for SimSnapshot {
 }
 
 impl FreshCheck for Hands {
-    async fn referenced(&mut self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
+    async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
         self.io("before a check").await;
         let fault = {
             let mut state = self.sim.state();

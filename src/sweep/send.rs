@@ -1,0 +1,197 @@
+//! The requests of one batch, and what settles the questions that their answers leave open.
+
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt as _};
+use tokio::time::Instant;
+
+use super::{Course, SweepError};
+use crate::hands::{BatchFault, Current, Delete};
+use crate::object::{Orphan, Outcome, SparedBy};
+use crate::reconcile::{BatchAnswer, Word, reconcile};
+
+/// Whether XML 1.0 can carry the key and give it back
+/// (<https://www.w3.org/TR/xml/#charsets>). White space but the space is left out, too:
+/// parsers may fold it.
+pub(super) fn fits_in_xml(key: &str) -> bool {
+    !key.chars()
+        .any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
+}
+
+/// Sends the requests of one batch and settles what they leave open.
+pub(super) struct Sender<'window, 'run, D, C, R> {
+    pub(super) course: &'window Course<'run, D, C, R>,
+    /// When the fresh check, or the listing, is a minute old.
+    pub(super) fresh_until: Instant,
+}
+
+/// How often a throttled batch is sent again, at most.
+const MAX_ATTEMPTS: u32 = 8;
+
+impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
+    /// Sends the orphans, in one request where S3 can read it, in halves where it cannot.
+    pub(super) async fn send(
+        &self,
+        orphans: &mut [&mut (Orphan, Outcome)],
+    ) -> Result<(), SweepError> {
+        if orphans.is_empty() || !self.turn(orphans.len()).await || self.course.halted() {
+            return Ok(());
+        }
+        // Halves and single keys follow each other, and each may have taken its time.
+        if Instant::now() > self.fresh_until {
+            return Err(SweepError::Stale);
+        }
+        let asked: Vec<Orphan> = orphans.iter().map(|(orphan, _)| orphan.clone()).collect();
+        let words = match self.ask(&asked).await {
+            Ok(answer) => reconcile(&asked, answer),
+            Err(BatchFault::Unreadable { .. }) if asked.len() > 1 => {
+                let (left, right) = orphans.split_at_mut(asked.len() / 2);
+                Box::pin(self.send(left)).await?;
+                return Box::pin(self.send(right)).await;
+            }
+            Err(BatchFault::Throttled { code }) => {
+                let failed = Outcome::Failed {
+                    code,
+                    message: "S3 kept asking to slow down".to_owned(),
+                };
+                vec![Word::Settled(failed); asked.len()]
+            }
+            Err(BatchFault::Unreadable { code, message }) => {
+                vec![Word::Settled(Outcome::Failed { code, message })]
+            }
+            Err(BatchFault::Refused { code, message }) => {
+                let failed = Outcome::Failed {
+                    code: code.clone(),
+                    message: message.clone(),
+                };
+                for (_, outcome) in orphans {
+                    *outcome = failed.clone();
+                }
+                return Err(SweepError::Refused { code, message });
+            }
+            Err(BatchFault::Lost { message }) => {
+                tracing::warn!(
+                    objects = asked.len(),
+                    error = message,
+                    "lost the answer to a batch"
+                );
+                vec![
+                    Word::Silent {
+                        reason: "S3's answer was lost"
+                    };
+                    asked.len()
+                ]
+            }
+        };
+        stream::iter(orphans.iter_mut().zip(words))
+            .for_each_concurrent(
+                self.course.pace.looks_at_once.max(1),
+                async |(settled, word)| {
+                    settled.1 = self.settle(&settled.0, word).await;
+                },
+            )
+            .await;
+        Ok(())
+    }
+
+    /// Waits until so many keys may be sent; says no when that would be too late, or when the
+    /// run is to stop first. What S3 takes at once waits for nothing, not even for a stop.
+    async fn turn(&self, keys: usize) -> bool {
+        tokio::select! {
+            biased;
+            turn = self.course.throttle.turn(keys, self.fresh_until) => turn,
+            () = self.course.stop.wait() => false,
+        }
+    }
+
+    /// One request, sent again only when S3 said that it did nothing, and only as long as
+    /// the fresh check and the listing are fresh.
+    async fn ask(&self, asked: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
+        let mut attempt = 0;
+        loop {
+            let alone = matches!(asked, [one] if !fits_in_xml(one.key.as_str()));
+            let mut answer = if alone {
+                self.course.hands.delete.delete_alone(&asked[0]).await
+            } else {
+                self.course.hands.delete.delete_batch(asked).await
+            };
+            if let (Err(BatchFault::Unreadable { .. }), [one], false) = (&answer, asked, alone)
+                && Instant::now() <= self.fresh_until
+            {
+                answer = self.course.hands.delete.delete_alone(one).await;
+            }
+            attempt += 1;
+            let pause = Duration::from_millis(100) * 2_u32.pow(attempt.min(6));
+            match answer {
+                Err(BatchFault::Throttled { code }) => {
+                    self.course.throttle.refused(asked.len());
+                    let again = attempt < MAX_ATTEMPTS
+                        && !self.course.stop.requested()
+                        && Instant::now() + pause < self.fresh_until;
+                    if again {
+                        tokio::time::sleep(pause).await;
+                    }
+                    if !again || !self.turn(asked.len()).await {
+                        return Err(BatchFault::Throttled { code });
+                    }
+                }
+                Ok(answer) => {
+                    self.course.throttle.taken(asked.len());
+                    return Ok(answer);
+                }
+                fault => return fault,
+            }
+        }
+    }
+
+    /// What became of the orphan, after a look at it where the answer left that open.
+    async fn settle(&self, orphan: &Orphan, word: Word) -> Outcome {
+        let reason = match word {
+            Word::Settled(outcome) => return outcome,
+            Word::ConditionFailed => None,
+            Word::Silent { reason } => Some(reason),
+        };
+        match self.course.hands.delete.look(&orphan.key).await {
+            // Absent after a request of ours whose answer is missing: only the versions can
+            // prove that it was our deletion.
+            Ok(Current::Absent) if reason.is_some() => {
+                match self
+                    .course
+                    .hands
+                    .delete
+                    .marker_over(orphan, self.course.judged.started)
+                    .await
+                {
+                    Ok(Some(marker)) => Outcome::Deleted {
+                        marker: Some(marker),
+                    },
+                    Ok(None) if self.course.judged.keeps_versions => Outcome::Gone,
+                    Ok(None) => Outcome::Unknown {
+                        reason: format!(
+                            "{}; the object is absent now, and without versions nothing tells whose deletion that was",
+                            reason.unwrap_or_default()
+                        ),
+                    },
+                    Err(error) => Outcome::Unknown {
+                        reason: error.to_string(),
+                    },
+                }
+            }
+            Ok(Current::Absent) => Outcome::Gone,
+            Ok(Current::Present { etag, .. }) if etag.as_ref() != Some(&orphan.etag) => {
+                Outcome::Spared(SparedBy::ETag)
+            }
+            // Still there with its own tag: the condition failed for another reason, or the
+            // request may yet take effect.
+            Ok(Current::Present { .. }) => match reason {
+                None => Outcome::Spared(SparedBy::ETag),
+                Some(reason) => Outcome::Unknown {
+                    reason: format!("{reason}, and the object is still there"),
+                },
+            },
+            Err(error) => Outcome::Unknown {
+                reason: format!("{}, and {error}", reason.unwrap_or("the condition failed")),
+            },
+        }
+    }
+}
