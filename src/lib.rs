@@ -74,7 +74,7 @@
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`], [`retention`], [`chain`](mod@chain) | nothing |
 //! | domain | [`scope`], [`names`], [`references`], [`merge`], [`folders`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`review`], [`reconcile`], [`metrics`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`restore`](mod@restore), [`uploads`], [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`delegate`], [`restore`](mod@restore), [`uploads`], [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`], [`archive`], [`aws`] | one world each |
 //! | composition | [`settings`], [`access`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), `pages`, [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
@@ -86,6 +86,7 @@ pub mod archive;
 pub mod aws;
 pub mod chain;
 pub mod dangling;
+pub mod delegate;
 pub mod discovery;
 pub mod doctor;
 pub mod event;

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::sync::{Mutex, PoisonError};
 
-use futures::stream::{self, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use thiserror::Error;
@@ -15,13 +14,10 @@ use crate::hands::{CheckError, FreshCheck, LookError, Record, RecordError};
 use crate::key::ObjectKey;
 use crate::object::{Orphan, Outcome};
 use crate::summary::{MAX_PROBLEMS, Problem};
-use crate::undelete::{Claim, Undelete, Undone, undelete};
+use crate::undelete::{Claim, TakeBack, Undone};
 
 /// Names that are asked for at once: they are held in memory.
 const WINDOW: usize = 20_000;
-
-/// Restorations at once.
-const AT_ONCE: usize = 16;
 
 /// The code of an object that a row names although it was deleted.
 pub const REFERENCED: &str = "ReferencedAfterDeletion";
@@ -159,18 +155,26 @@ pub struct Rechecked {
     pub restored: u64,
 }
 
+/// What a look back has found so far: it stands, even if the look ends early.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// How many.
+    pub counts: Rechecked,
+    /// The first, by name.
+    pub problems: Vec<Problem>,
+}
+
 /// Asks the primary for everything that was deleted, and takes back what a row names, where
-/// the right to do so is there. The problems name what was found.
+/// the right to do so is there.
 ///
 /// # Errors
 /// The question could not be asked to its end.
 pub async fn recheck(
     deleted: Deleted,
     check: &impl FreshCheck,
-    hands: &impl Undelete,
-    problems: &mut Vec<Problem>,
-) -> Result<Rechecked, RecheckError> {
-    let mut found = Rechecked::default();
+    hands: &impl TakeBack,
+    findings: &mut Findings,
+) -> Result<(), RecheckError> {
     let mut lines = deleted.read()?.lines();
     loop {
         let window = lines
@@ -179,45 +183,69 @@ pub async fn recheck(
             .map(|line| Ok(serde_json::from_str(&line?)?))
             .collect::<io::Result<Vec<Deletion>>>()?;
         if window.is_empty() {
-            return Ok(found);
+            return Ok(());
         }
         let keys: Vec<&ObjectKey> = window.iter().map(|deletion| &deletion.orphan.key).collect();
         let named = check.referenced(&keys).await?;
         if named.len() != window.len() {
             return Err(CheckError("the check did not answer for every key".into()).into());
         }
-        let mut taken_back = stream::iter(window.iter().zip(named).filter(|(_, named)| *named))
-            .map(async |(deletion, _)| (deletion, take_back(deletion, hands).await))
-            .buffered(AT_ONCE);
-        while let Some((deletion, ended)) = taken_back.next().await {
-            found.referenced += 1;
-            found.restored += u64::from(ended.is_ok());
-            if problems.len() < MAX_PROBLEMS {
-                problems.push(Problem {
-                    key: Some(deletion.orphan.key.clone()),
-                    code: REFERENCED.to_owned(),
-                    message: match ended {
-                        Ok(how) | Err(how) => {
-                            format!("a row names it now, although it was deleted; {how}")
-                        }
-                    },
-                });
+        let named: Vec<&Deletion> = window
+            .iter()
+            .zip(named)
+            .filter_map(|(deletion, named)| named.then_some(deletion))
+            .collect();
+        findings.take_back(&named, hands).await;
+    }
+}
+
+impl Findings {
+    async fn take_back(&mut self, named: &[&Deletion], hands: &impl TakeBack) {
+        self.counts.referenced += named.len() as u64;
+        let (undoable, lost): (Vec<_>, Vec<_>) = named
+            .iter()
+            .map(|deletion| (&deletion.orphan, deletion.marker.as_deref()))
+            .partition(|(_, marker)| marker.is_some_and(is_undoable));
+        for (orphan, _) in lost {
+            self.tell(orphan, "the bucket keeps no versions, so it is lost");
+        }
+        // Said before it is tried: nobody knows whether there is time for an answer.
+        let first = self.problems.len();
+        for (orphan, _) in &undoable {
+            self.tell(orphan, "there was no time to see whether it is restored");
+        }
+        let wanted: Vec<(&Orphan, Claim)> = undoable
+            .iter()
+            .filter_map(|&(orphan, marker)| Some((orphan, Claim::Marker(marker?.to_owned()))))
+            .collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let ended = hands.take_back(&wanted).await;
+        self.problems.truncate(first);
+        for ((orphan, _), ended) in wanted.into_iter().zip(ended) {
+            let how = told(ended);
+            self.counts.restored += u64::from(how.is_ok());
+            match how {
+                Ok(how) | Err(how) => self.tell(orphan, &how),
             }
+        }
+    }
+
+    fn tell(&mut self, orphan: &Orphan, how: &str) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(Problem {
+                key: Some(orphan.key.clone()),
+                code: REFERENCED.to_owned(),
+                message: format!("a row names it now, although it was deleted; {how}"),
+            });
         }
     }
 }
 
 /// Whether the object is there again, and how that is said.
-async fn take_back(deletion: &Deletion, hands: &impl Undelete) -> Result<String, String> {
-    let Some(marker) = deletion
-        .marker
-        .as_ref()
-        .filter(|marker| is_undoable(marker))
-    else {
-        return Err("the bucket keeps no versions, so it is lost".to_owned());
-    };
-    let claim = Claim::Marker(marker.clone());
-    match undelete(hands, &deletion.orphan, &claim, false).await {
+fn told(ended: Result<Undone, LookError>) -> Result<String, String> {
+    match ended {
         Ok(Undone::Restored) => Ok("it was restored".to_owned()),
         Ok(Undone::Present) => Ok("it was restored already".to_owned()),
         // An upload, which is as good, or another deletion, which is not.

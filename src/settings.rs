@@ -12,6 +12,7 @@ mod reviewed;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::aws::FunctionArn;
 use crate::discovery::ColumnName;
 use crate::folders::Folders;
 use crate::guards::{Allowances, Doubts, Limits};
@@ -150,6 +151,8 @@ pub struct Settings {
     pub not_references: Vec<ColumnName>,
     /// Where the ledger lies.
     pub report: ReportLocation,
+    /// The function that undoes deletions for a run that may not.
+    pub undo_function: Option<FunctionArn>,
     /// Requests under way at once.
     pub concurrency: usize,
 }
@@ -231,6 +234,7 @@ impl Settings {
                 .iter()
                 .map(|given| ColumnName::parse(&given.text).map_err(|problem| given.wrong(problem)))
                 .collect::<Result<_, _>>()?,
+            undo_function: undo_function(raw, &report)?,
             report,
             concurrency: concurrency(raw)?,
         })
@@ -374,6 +378,24 @@ pub fn report_location(
             ))
         }
     }
+}
+
+fn undo_function(
+    raw: &RawSettings,
+    report: &ReportLocation,
+) -> Result<Option<FunctionArn>, ConfigError> {
+    raw.parsed(Setting::UndoFunction, |text| {
+        let arn = FunctionArn::new(text).ok_or_else(|| {
+            format!("{text:?} is not the ARN of a function, like arn:aws:lambda:REGION:ACCOUNT:function:NAME")
+        })?;
+        if matches!(report, ReportLocation::Folder(_)) {
+            let (flag, variable) = Setting::Report.names();
+            return Err(format!(
+                "the function learns from the ledger what was deleted and cannot read a folder; give s3://bucket/prefix by {flag} ({variable})"
+            ));
+        }
+        Ok(arn)
+    })
 }
 
 fn concurrency(raw: &RawSettings) -> Result<usize, ConfigError> {

@@ -5,6 +5,7 @@
 //! version can also destroy one. What is removed here is always a marker, by its id, never
 //! data.
 
+use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 
 use crate::hands::LookError;
@@ -14,6 +15,9 @@ use crate::object::{ETag, Orphan};
 /// The id of what was written while a bucket did not keep versions. It names whatever was
 /// written last so: removing it could destroy an object that was uploaded meanwhile.
 const NULL_VERSION: &str = "null";
+
+/// Deletions that are undone at once.
+pub(crate) const AT_ONCE: usize = 16;
 
 /// One version of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +66,25 @@ pub trait Undelete {
         key: &ObjectKey,
         id: &str,
     ) -> impl Future<Output = Result<(), LookError>> + Send;
+}
+
+/// Who undoes many deletions: with a right of its own, or by [another](mod@crate::delegate).
+pub trait TakeBack {
+    /// What became of each, in their order.
+    fn take_back(
+        &self,
+        deletions: &[(&Orphan, Claim)],
+    ) -> impl Future<Output = Vec<Result<Undone, LookError>>>;
+}
+
+impl<U: Undelete + Sync> TakeBack for U {
+    async fn take_back(&self, deletions: &[(&Orphan, Claim)]) -> Vec<Result<Undone, LookError>> {
+        stream::iter(deletions)
+            .map(|(orphan, claim)| undelete(self, orphan, claim, false))
+            .buffered(AT_ONCE)
+            .collect()
+            .await
+    }
 }
 
 /// Which delete marker is the run's own.

@@ -10,20 +10,25 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::access;
+use crate::aws::UndoFunction;
+use crate::delegate::Delegated;
 use crate::discovery::{self, Discovery, DiscoveryError};
 use crate::failure::RunError;
 use crate::guards::Versioning;
-use crate::hands::{Delete, FreshCheck, Identity, Journal, Look, ReferenceSnapshot, SnapshotError};
+use crate::hands::{
+    Delete, FreshCheck, Identity, Journal, Look, LookError, ReferenceSnapshot, SnapshotError,
+};
 use crate::key::ObjectKey;
 use crate::ledger::Ledger;
 use crate::listing::Pages;
+use crate::object::Orphan;
 use crate::plan::ApprovedPlan;
 use crate::postgres::{ColumnSearch, Database, PrimaryCheck, Snapshot};
 use crate::retention::Retention;
 use crate::s3::{Bucket, Deleter, Undeleter};
 use crate::settings::Settings;
 use crate::sweep::MAX_BATCH;
-use crate::undelete::Undelete;
+use crate::undelete::{Claim, TakeBack, Undone};
 use crate::uploads::{AbortUpload, ListUploads};
 
 /// How much of the work is taken at a time.
@@ -59,7 +64,7 @@ pub trait World {
     /// Who deletes.
     type Deleter: Delete + AbortUpload + Sync;
     /// Who takes delete markers away.
-    type Undeleter: Undelete + Sync;
+    type Undeleter: TakeBack;
     /// Who reads the references.
     type Snapshot: ReferenceSnapshot;
     /// Who asks the primary again.
@@ -91,8 +96,8 @@ pub trait World {
     /// The hands that delete. They are only given for a plan that every guard approved.
     fn deleter(&self, approved: &ApprovedPlan) -> Self::Deleter;
 
-    /// The hands that undo a deletion of a plan that was approved.
-    fn undeleter(&self, approved: &ApprovedPlan) -> Self::Undeleter;
+    /// The hands that undo a deletion of a plan that was approved, by the run with this id.
+    fn undeleter(&self, approved: &ApprovedPlan, run_id: Uuid) -> Self::Undeleter;
 
     /// How long what is deleted is kept.
     fn retention(&self) -> impl Future<Output = Retention>;
@@ -138,10 +143,28 @@ impl<'run> Production<'run> {
     }
 }
 
+/// Who undoes deletions: the run itself, or the function that alone may.
+#[derive(Debug)]
+pub enum UndoHands {
+    /// With the run's own rights.
+    Own(Undeleter),
+    /// By the function that was named.
+    Function(Box<Delegated<Undeleter, UndoFunction>>),
+}
+
+impl TakeBack for UndoHands {
+    async fn take_back(&self, deletions: &[(&Orphan, Claim)]) -> Vec<Result<Undone, LookError>> {
+        match self {
+            Self::Own(hands) => hands.take_back(deletions).await,
+            Self::Function(hands) => hands.take_back(deletions).await,
+        }
+    }
+}
+
 impl World for Production<'_> {
     type Bucket = Bucket;
     type Deleter = Deleter;
-    type Undeleter = Undeleter;
+    type Undeleter = UndoHands;
     type Snapshot = Snapshot;
     type Check = PrimaryCheck;
     type Journal = Ledger;
@@ -176,8 +199,15 @@ impl World for Production<'_> {
         Deleter::new(self.bucket.clone())
     }
 
-    fn undeleter(&self, _approved: &ApprovedPlan) -> Undeleter {
-        Undeleter::new(self.bucket.clone())
+    fn undeleter(&self, _approved: &ApprovedPlan, run_id: Uuid) -> UndoHands {
+        let own = Undeleter::new(self.bucket.clone());
+        match &self.settings.undo_function {
+            None => UndoHands::Own(own),
+            Some(arn) => UndoHands::Function(Box::new(Delegated {
+                looks: own,
+                restorer: UndoFunction::new(arn.clone(), run_id),
+            })),
+        }
     }
 
     async fn retention(&self) -> Retention {

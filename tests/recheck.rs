@@ -5,7 +5,6 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use orphan_sweeper::local::s3::{Effect, Fault, Operation, Versioning};
@@ -14,9 +13,9 @@ use orphan_sweeper::settings::Setting;
 use orphan_sweeper::stop::Stop;
 use orphan_sweeper::summary::Status;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
+use sqlx::{Executor as _, Row as _};
 use support::program::Environment;
-use support::{BUCKET, World};
+use support::{BUCKET, World, at_the_last_moment};
 use tokio::sync::Notify;
 
 /// Ten referenced images and three orphans, two days old.
@@ -34,29 +33,6 @@ async fn world() -> World {
 
 fn orphan(index: usize) -> String {
     format!("left/{index:05}.png")
-}
-
-/// Runs statements when the orphans' batch is asked for: behind the fresh check, before the
-/// deletion. The probe is the first such request.
-fn at_the_last_moment(world: &World, statements: &str) {
-    let (url, statements) = (world.database.url().to_owned(), statements.to_owned());
-    let done = Arc::new(AtomicBool::new(false));
-    world
-        .server
-        .on_request(Operation::DeleteObjects, move |_, record| {
-            let (url, statements) = (url.clone(), statements.clone());
-            let now = record.keys.iter().any(|key| key.starts_with("left/0"))
-                && !done.swap(true, Ordering::SeqCst);
-            async move {
-                if now {
-                    let mut connection = PgConnection::connect(&url).await.expect("connected");
-                    connection
-                        .execute(sqlx::raw_sql(AssertSqlSafe(statements)))
-                        .await
-                        .expect("run");
-                }
-            }
-        });
 }
 
 const LATE: &str = "INSERT INTO images VALUES ('left/00001.png')";
@@ -226,6 +202,38 @@ async fn a_run_that_is_to_stop_does_not_wait_for_the_answer() {
     assert_eq!(report.summary.counts.deleted, 3);
     assert_eq!(report.summary.errors[0].code, "NotRechecked");
     other.execute("ROLLBACK").await.expect("ended");
+}
+
+/// The alarm must hear of what was seen.
+#[tokio::test]
+async fn what_a_look_saw_is_told_although_it_ended_early() {
+    let world = world().await;
+    at_the_last_moment(&world, LATE);
+    let stop = Arc::new(Stop::never());
+    let stops = Arc::clone(&stop);
+    // The first question for versions is the one after the sweep: it is never answered.
+    world
+        .server
+        .on_request(Operation::ListObjectVersions, move |_, _| {
+            let stops = Arc::clone(&stops);
+            async move {
+                stops.interrupt();
+                std::future::pending::<()>().await;
+            }
+        });
+    let report = Box::pin(world.run_until(&[], &stop)).await;
+    assert_eq!(report.summary.status, Status::Incomplete, "{report:?}");
+    let rechecked = report.summary.more.rechecked.expect("told");
+    assert_eq!((rechecked.referenced, rechecked.restored), (1, 0));
+    let codes: Vec<&str> = report
+        .summary
+        .errors
+        .iter()
+        .map(|problem| problem.code.as_str())
+        .collect();
+    assert_eq!(codes, ["ReferencedAfterDeletion", "NotRechecked"]);
+    let message = &report.summary.errors[0].message;
+    assert!(message.contains("no time to see"), "{message}");
 }
 
 #[tokio::test]

@@ -11,50 +11,27 @@ use serde_json::json;
 use thiserror::Error;
 use tokio::sync::{Mutex, OnceCell};
 
+use super::PATIENCE;
+use super::arn::Arn;
 use super::ask::{Question, ask};
 use crate::chain::chain;
 use crate::postgres::{Access, AccessError, DatabaseUrl, Parts};
 
 /// The ARN of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SecretArn {
-    text: String,
-    partition: String,
-    region: String,
-}
+pub struct SecretArn(Arn);
 
 impl SecretArn {
     /// `arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME`, in any partition.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
-        let parts: Vec<&str> = text.splitn(7, ':').collect();
-        let [
-            "arn",
-            partition,
-            "secretsmanager",
-            region,
-            account,
-            "secret",
-            name,
-        ] = parts[..]
-        else {
-            return None;
-        };
-        let word = |text: &str| {
-            !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        };
-        let named = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '*');
-        (word(partition) && word(region) && word(account) && named).then(|| Self {
-            text: text.to_owned(),
-            partition: partition.to_owned(),
-            region: region.to_owned(),
-        })
+        Arn::of(text, "secretsmanager", "secret").map(|(arn, _)| Self(arn))
     }
 }
 
 impl fmt::Display for SecretArn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        self.0.fmt(f)
     }
 }
 
@@ -114,23 +91,34 @@ impl Secret {
         };
         let configuration = self
             .configuration
-            .get_or_init(|| super::configuration(Some(&self.arn.region)))
+            .get_or_init(|| super::configuration(Some(&self.arn.0.region), PATIENCE))
             .await;
+        // https://docs.aws.amazon.com/general/latest/gr/asm.html
+        let endpoint = self.arn.0.endpoint(
+            "secretsmanager",
+            "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+            configuration,
+        );
         let question = Question {
             service: "secretsmanager",
-            target: "secretsmanager.GetSecretValue",
-            endpoint: self.endpoint(configuration),
-            region: &self.arn.region,
-            body: json!({"SecretId": self.arn.text}).to_string(),
+            operation: "GetSecretValue",
+            endpoint,
+            path: "/".to_owned(),
+            region: &self.arn.0.region,
+            headers: &[
+                ("content-type", "application/x-amz-json-1.1"),
+                ("x-amz-target", "secretsmanager.GetSecretValue"),
+            ],
+            body: json!({"SecretId": self.arn.to_string()}).to_string(),
         };
-        let (status, text) = ask(configuration, &question)
+        let answer = ask(configuration, &question)
             .await
             .map_err(|error| unread("NoAnswer".to_owned(), chain(&error)))?;
-        if status != 200 {
-            let (code, message) = said(status, &text);
+        if answer.status != 200 {
+            let (code, message) = answer.refusal("Secrets Manager");
             return Err(unread(code, message));
         }
-        let url = serde_json::from_str(&text)
+        let url = serde_json::from_str(&answer.text)
             .ok()
             .and_then(|answer: Answer| answer.secret_string)
             .ok_or_else(|| "holds no text".to_owned())
@@ -146,52 +134,12 @@ impl Secret {
     }
 }
 
-impl Secret {
-    /// The standard places, or the service's own address
-    /// (<https://docs.aws.amazon.com/general/latest/gr/asm.html>).
-    fn endpoint(&self, configuration: &SdkConfig) -> String {
-        if let Ok(endpoint) = std::env::var("AWS_ENDPOINT_URL_SECRETS_MANAGER")
-            && !endpoint.is_empty()
-        {
-            return endpoint;
-        }
-        if let Some(endpoint) = configuration.endpoint_url() {
-            return endpoint.to_owned();
-        }
-        let suffix = if self.arn.partition == "aws-cn" {
-            "amazonaws.com.cn"
-        } else {
-            "amazonaws.com"
-        };
-        format!("https://secretsmanager.{}.{suffix}", self.arn.region)
-    }
-}
-
 /// The part of the answer that is wanted
 /// (<https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html>).
 #[derive(Deserialize)]
 struct Answer {
     #[serde(rename = "SecretString")]
     secret_string: Option<String>,
-}
-
-/// Code and words of a refusal.
-fn said(status: u16, text: &str) -> (String, String) {
-    #[derive(Deserialize)]
-    struct Refusal {
-        #[serde(rename = "__type")]
-        kind: Option<String>,
-        #[serde(alias = "Message")]
-        message: Option<String>,
-    }
-    let refusal: Option<Refusal> = serde_json::from_str(text).ok();
-    let (kind, message) = refusal.map_or((None, None), |said| (said.kind, said.message));
-    // The type may have a namespace before it.
-    let code = kind.and_then(|kind| kind.rsplit('#').next().map(str::to_owned));
-    (
-        code.unwrap_or_else(|| format!("Http{status}")),
-        message.unwrap_or_else(|| "Secrets Manager gave no reason".to_owned()),
-    )
 }
 
 /// The password is nowhere in it.
@@ -341,16 +289,6 @@ mod tests {
             assert!(problem.contains(named), "{text}: {problem}");
             assert!(!problem.contains("hunter2"), "{problem}");
         }
-    }
-
-    #[test]
-    fn a_refusal_is_told_by_its_code() {
-        let text = r#"{"__type":"com.amazonaws#AccessDeniedException","Message":"no"}"#;
-        assert_eq!(
-            said(400, text),
-            ("AccessDeniedException".into(), "no".into())
-        );
-        assert_eq!(said(502, "<html>").0, "Http502");
     }
 
     #[test]

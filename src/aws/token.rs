@@ -14,23 +14,16 @@ use aws_sigv4::http_request::{
 use aws_sigv4::sign::v4;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use thiserror::Error;
 use tokio::sync::OnceCell;
 use url::Url;
 
+use super::{PATIENCE, RESERVED};
 use crate::postgres::{Access, AccessError, DatabaseUrl, rds_region};
 
 /// As long as RDS takes a token; only the sign-in must fall within it.
 const VALID: Duration = Duration::from_mins(15);
-
-/// All that a query takes as it is
-/// (<https://datatracker.ietf.org/doc/html/rfc3986#section-2.3>).
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
 
 /// No token could be signed.
 #[derive(Debug, Error)]
@@ -69,7 +62,7 @@ impl Token {
     async fn sign_in(&self) -> Result<DatabaseUrl, TokenError> {
         let configuration = self
             .configuration
-            .get_or_init(|| super::configuration(None))
+            .get_or_init(|| super::configuration(None, PATIENCE))
             .await;
         // A token holds for one region; the host's name knows best.
         let region = rds_region(self.database.host())

@@ -201,6 +201,9 @@ pub(super) struct RunArgs {
     /// Where what happens is written down: s3://bucket/prefix or a folder [env: SWEEPER_REPORT] [default: the user's state folder]
     #[arg(long, value_name = "PLACE")]
     report: Option<String>,
+    /// The function that gives back what a row names although it was deleted, where this process may not (the template's second one); it reads the ledger, which must be in S3 [env: SWEEPER_UNDO_FUNCTION] [default: none]
+    #[arg(long, value_name = "ARN")]
+    undo_function: Option<String>,
     /// Requests under way at once [env: SWEEPER_CONCURRENCY] [default: by the machine's cores]
     #[arg(long, value_name = "COUNT")]
     concurrency: Option<String>,
@@ -231,6 +234,7 @@ impl RunArgs {
             ),
             (Setting::MaxReplicaLag, &self.max_replica_lag),
             (Setting::Report, &self.report),
+            (Setting::UndoFunction, &self.undo_function),
             (Setting::Concurrency, &self.concurrency),
         ] {
             raw.flag(setting, text.clone());

@@ -101,7 +101,7 @@ impl DatabaseUrl {
     /// The same database, whose certificate an authority of this file may have signed, too.
     #[must_use]
     pub fn with_ca(self, file: &Path) -> Self {
-        Self(self.0.ssl_root_cert(file))
+        Self(roots::and(self.0, file))
     }
 
     /// The same database and user, signed in with this.
@@ -385,5 +385,31 @@ mod tests {
             let error = DatabaseUrl::new(bad).unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_of_authorities_stands_beside_those_of_rds_and_takes_nothing_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        std::fs::write(&file, "an authority of ours").unwrap();
+        // What is trusted can only be seen by looking.
+        let trusts = |url: &str| {
+            let options = format!("{:?}", DatabaseUrl::new(url).unwrap().with_ca(&file).0);
+            let holds = |text: &[u8]| {
+                let bytes = format!("{text:?}");
+                options.contains(bytes.trim_matches(['[', ']']))
+            };
+            (
+                holds(b"an authority of ours"),
+                holds(&roots::RDS[..64]),
+                options.contains("ca.pem"),
+            )
+        };
+        let rds = "postgres://u:p@pictures.abc123.us-east-1.rds.amazonaws.com/d";
+        assert_eq!(trusts(rds), (true, true, false));
+        assert_eq!(
+            trusts("postgres://u:p@db.example.com/d"),
+            (false, false, true)
+        );
     }
 }

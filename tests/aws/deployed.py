@@ -15,6 +15,7 @@ import threading
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from between import between
 from stage import ACCOUNT, PATIENCE, REGION, Stack, clean_environment, ministack, postgres, wait_for
 
 BUCKET = "pictures"
@@ -39,21 +40,22 @@ class Night:
         self.inbox = self.sqs.create_queue(QueueName="inbox")["QueueUrl"]
         topic = sns.create_topic(Name="alarms")["TopicArn"]
         sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=f"arn:aws:sqs:{REGION}:{ACCOUNT}:inbox")
-        self.stack = Stack(
-            cloud,
-            bootstrap,
-            {
-                "BucketName": BUCKET,
-                "Prefix": "images",
-                "DatabaseSecretArn": self.secret,
-                "AlarmTopicArn": topic,
-                "AlarmDeletions": "2",
-                "MaxOrphanPercent": "90",
-                "Architecture": "x86_64",
-                "ScheduleState": "DISABLED",
-                "ReservedConcurrency": "-1",
-            },
-        )
+        self.topic = topic
+        self.stack = self.deploy(bootstrap)
+
+    def deploy(self, bootstrap):
+        parameters = {
+            "BucketName": BUCKET,
+            "Prefix": "images",
+            "DatabaseSecretArn": self.secret,
+            "AlarmTopicArn": self.topic,
+            "AlarmDeletions": "2",
+            "MaxOrphanPercent": "90",
+            "Architecture": "x86_64",
+            "ScheduleState": "DISABLED",
+            "ReservedConcurrency": "-1",
+        }
+        return Stack(self.cloud, bootstrap, parameters)
 
     def put(self, *keys):
         for key in keys:
@@ -311,15 +313,87 @@ def killed(night):
     assert failed, error
     summary = night.sweep()
     assert summary["refusal"]["guard"] == "another_run", summary
-    # Ten minutes pass.
+    ten_minutes_pass(night)
+    assert night.sweep()["deleted"] == 2
+    assert night.keys() == [*NAMED, "other/d.png"]
+
+
+def ten_minutes_pass(night):
+    """What a dead run's lock says is over."""
     bucket = night.stack.outputs["LedgerBucketName"]
     (lock,) = night.s3.list_objects_v2(Bucket=bucket, Prefix="ledger/locks/")["Contents"]
     note = json.loads(night.s3.get_object(Bucket=bucket, Key=lock["Key"])["Body"].read())
     assert not note["released"], note
     note["expires"] = "2026-01-01T00:00:00Z"
     night.s3.put_object(Bucket=bucket, Key=lock["Key"], Body=json.dumps(note))
-    assert night.sweep()["deleted"] == 2
-    assert night.keys() == [*NAMED, "other/d.png"]
+
+
+def killed_anywhere(night):
+    """The process ends at each of its requests in turn, when S3 has done what it was asked and
+    nobody has heard of it; each time the next night completes the work."""
+    orphans = ["images/j.png", "images/k.png"]
+    point, reached = 0, True
+    while reached:
+        point += 1
+        night.put(*orphans)
+        night.sweep_until(2, {"dry_run": True})
+        asked = []
+
+        def after(command, path, _):
+            asked.append(f"{command} {path.partition('?')[2].partition('&')[0]}")
+            if len(asked) == point:
+                for process in children(night.cloud.process.pid):
+                    os.kill(process, 9)
+            return len(asked) < point
+
+        with between(night.cloud, after=after) as watched:
+            night.stack.shorten(AWS_ENDPOINT_URL_S3=watched.endpoint)
+            answer, failed = night.stack.invoke()
+        night.stack.shorten(AWS_ENDPOINT_URL_S3=night.cloud.endpoint)
+        reached = len(asked) >= point
+        if not reached:
+            assert failed is None and answer["deleted"] == 2, answer
+            break
+        assert failed, f"it outlived its end at request {point}: {answer}"
+        left = len(set(orphans) & set(night.keys()))
+        summary = night.sweep()
+        if summary["refusal"]:
+            assert summary["refusal"]["guard"] == "another_run", summary
+            ten_minutes_pass(night)
+            summary = night.sweep()
+        assert (summary["status"], summary["deleted"]) == ("completed", left), (point, summary)
+        assert night.keys() == [*NAMED, "other/d.png"], (point, summary)
+    assert point > 8, f"a run of {point - 1} requests deletes nothing: {asked}"
+    print(f"killed at each of {point - 1} requests", flush=True)
+
+
+def named_again(night):
+    """A row names an image between the fresh check and its deletion: the sweep, whose role may
+    remove no version, invokes the function whose role may."""
+    night.put("images/l.png", "images/m.png")
+    night.sweep_until(2, {"dry_run": True})
+
+    def before(command, path, body):
+        if command == "POST" and "delete" in path and b"images/l.png" in body:
+            night.database.sql("INSERT INTO images VALUES ('images/l.png')")
+        return body
+
+    try:
+        with between(night.cloud, before=before) as meddled:
+            night.stack.shorten(AWS_ENDPOINT_URL_S3=meddled.endpoint)
+            summary = night.sweep()
+    finally:
+        night.database.sql("DELETE FROM images WHERE name = 'images/l.png'")
+        night.stack.shorten(AWS_ENDPOINT_URL_S3=night.cloud.endpoint)
+    assert (summary["status"], summary["deleted"]) == ("incomplete", 2), summary
+    assert summary["rechecked"] == {"referenced": 1, "restored": 1}, summary
+    assert "images/l.png" in night.keys() and "images/m.png" not in night.keys()
+    assert any(name.startswith("restored/") for name in night.ledger(summary)), "the function did not do it"
+    told = night.metrics_of(summary["run_id"])
+    assert (told["referenced_after_deletion"], told["restored"]) == (1, 1), told
+    wait_for("the alarm", lambda: night.alarm("NamedAgainAlarm") == "ALARM")
+    wait_for("its message", lambda: "NamedAgainAlarm" in night.mail())
+    assert night.sweep()["deleted"] == 1
 
 
 def children(parent):
@@ -341,7 +415,7 @@ def main():
     bootstrap = Path(sys.argv[1]).resolve()
     with postgres() as database, ministack() as cloud:
         night = Night(cloud, database, bootstrap)
-        for act in (by_hand, undone, two_at_once, rotated, failing, refused, killed, by_the_schedule):
+        for act in (by_hand, undone, two_at_once, rotated, failing, refused, killed, killed_anywhere, named_again, by_the_schedule):
             act(night)
             print(f"{act.__name__}: ok", flush=True)
 

@@ -202,23 +202,29 @@ def ministack():
         yield Cloud(endpoint, process)
 
 
-def translated(code_bucket, code_key):
-    """The template as CloudFormation gets it after SAM's transformation."""
+def transformed(text, code=None):
+    """The template as CloudFormation gets it after SAM's transformation; its code is there,
+    or where the template says."""
     logging.disable(logging.WARNING)  # the translator's, about metrics of its own
     os.environ.setdefault("AWS_DEFAULT_REGION", REGION)
     from samtranslator.translator.transform import transform
     from samtranslator.yaml_helper import yaml_parse
 
-    template = yaml_parse((ROOT / "template.yaml").read_text())
+    template = yaml_parse(text)
     for resource in template["Resources"].values():
-        if "CodeUri" in resource.get("Properties", {}):
-            resource["Properties"]["CodeUri"] = f"s3://{code_bucket}/{code_key}"
+        if code and "CodeUri" in resource.get("Properties", {}):
+            resource["Properties"]["CodeUri"] = code
 
     class NoManagedPolicies:
         def load(self):
             return {}
 
     return json.dumps(transform(template, {}, NoManagedPolicies()))
+
+
+def translated(code_bucket, code_key):
+    """This template, transformed."""
+    return transformed((ROOT / "template.yaml").read_text(), f"s3://{code_bucket}/{code_key}")
 
 
 def zipped(bootstrap):
@@ -272,11 +278,11 @@ class Stack:
         self.outputs = {o["OutputKey"]: o["OutputValue"] for o in stack["Outputs"]}
         self.shorten()
 
-    def shorten(self):
+    def shorten(self, **more):
         """Objects that were put a moment ago are to be old: the one thing that the template
         rightly does not let anybody configure."""
         variables = self.lambda_.get_function_configuration(FunctionName=self.function)["Environment"]["Variables"]
-        variables |= {"SWEEPER_MIN_AGE": "0s", "SWEEPER_ALLOW_SHORT_MIN_AGE": "true"}
+        variables |= {"SWEEPER_MIN_AGE": "0s", "SWEEPER_ALLOW_SHORT_MIN_AGE": "true"} | more
         self.lambda_.update_function_configuration(FunctionName=self.function, Environment={"Variables": variables})
 
     @property

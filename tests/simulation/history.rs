@@ -290,6 +290,7 @@ fn settings(sim: &Sim, versioned: bool, fault: Option<Kind>, dry: bool) -> Setti
         unreferenced_folders: Folders::default(),
         not_references: Vec::new(),
         report: ReportLocation::Folder(PathBuf::from("nowhere")),
+        undo_function: None,
         concurrency: setup.concurrency,
     }
 }

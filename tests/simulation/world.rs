@@ -240,7 +240,7 @@ impl World for SimWorld {
         self.hands.clone()
     }
 
-    fn undeleter(&self, _approved: &ApprovedPlan) -> Hands {
+    fn undeleter(&self, _approved: &ApprovedPlan, _run_id: Uuid) -> Hands {
         self.hands.clone()
     }
 

@@ -12,14 +12,15 @@ pub mod runtime_api;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
 use jiff::{SignedDuration, Timestamp};
 use orphan_sweeper::local::postgres::{SharedPostgres, TestDatabase};
-use orphan_sweeper::local::s3::{ACCESS_KEY, REGION, S3Server, SECRET_KEY, Versioning};
+use orphan_sweeper::local::s3::{ACCESS_KEY, Operation, REGION, S3Server, SECRET_KEY, Versioning};
 use orphan_sweeper::progress::Progress;
 use orphan_sweeper::run::{Report, run};
 use orphan_sweeper::settings::{RawSettings, Setting, Settings};
@@ -200,6 +201,29 @@ impl World {
     pub fn has(&self, report: &Report, file: &str) -> bool {
         Path::new(&report.summary.report).join(file).exists()
     }
+}
+
+/// Runs statements when the batch of the orphans `left/0…` is asked for: behind the fresh
+/// check, before the deletion. The probe is the first such request.
+pub fn at_the_last_moment(world: &World, statements: &str) {
+    let (url, statements) = (world.database.url().to_owned(), statements.to_owned());
+    let done = Arc::new(AtomicBool::new(false));
+    world
+        .server
+        .on_request(Operation::DeleteObjects, move |_, record| {
+            let (url, statements) = (url.clone(), statements.clone());
+            let now = record.keys.iter().any(|key| key.starts_with("left/0"))
+                && !done.swap(true, Ordering::SeqCst);
+            async move {
+                if now {
+                    let mut connection = PgConnection::connect(&url).await.expect("connected");
+                    connection
+                        .execute(sqlx::raw_sql(AssertSqlSafe(statements)))
+                        .await
+                        .expect("run");
+                }
+            }
+        });
 }
 
 /// A summary as a reader of its JSON has it: a percentage may lose its last digit on the way.

@@ -55,6 +55,7 @@ CONTRACT = {
     "SWEEPER_ALLOW_UNCONDITIONAL",
     "SWEEPER_ABORT_UPLOADS",
     "SWEEPER_CONCURRENCY",
+    "SWEEPER_UNDO_FUNCTION",
 }
 
 # All that a sweep may ask of AWS.
@@ -71,6 +72,7 @@ SWEEP_ACTIONS = {
     "logs:CreateLogStream",
     "logs:PutLogEvents",
     "sqs:SendMessage",
+    "lambda:InvokeFunction",
     "xray:PutTraceSegments",
     "xray:PutTelemetryRecords",
 }
@@ -260,6 +262,7 @@ def check_function(stack):
     assert environment["SWEEPER_MIN_AGE"] == "24h"
     assert environment["SWEEPER_REFERENCES"] == "SELECT name FROM images"
     assert environment["SWEEPER_REPORT"] == "s3://<LedgerBucket>/ledger"
+    assert environment["SWEEPER_UNDO_FUNCTION"] == "<Restorer.Arn>"
     assert function["Runtime"] == "provided.al2023"
     assert function["Handler"] == "bootstrap"
     assert function["Architectures"] == ["arm64"]
@@ -337,7 +340,7 @@ def check_options(template):
         "SubnetIds": ["subnet-1"],
         "SecurityGroupIds": ["<SweeperSecurityGroup>"],
     }
-    network = ["SweeperSecurityGroup", "DatabaseIngress", "S3Endpoint", "SecretsEndpointGroup", "SecretsManagerEndpoint"]
+    network = ["SweeperSecurityGroup", "DatabaseIngress", "S3Endpoint", "SecretsEndpointGroup", "SecretsManagerEndpoint", "LambdaEndpointGroup", "LambdaApiEndpoint"]
     assert not any(map(outside.condition_holds, network))
     assert [n for n in network if inside.condition_holds(n)] == network[:1]
     whole = Stack(
@@ -347,6 +350,7 @@ def check_options(template):
         DatabaseSecurityGroupId="sg-1",
         S3EndpointRouteTableIds=["rtb-1"],
         SecretsEndpoint="true",
+        LambdaEndpoint="true",
     )
     assert all(map(whole.condition_holds, network))
     assert "Layers" not in outside.resources["Sweeper"]["Properties"]
@@ -371,6 +375,8 @@ def check_rules(template):
         (False, url | iam | {"DatabaseResourceId": ""}),
         (False, url | {"DatabaseSecurityGroupId": "sg-1"}),
         (False, secret | {"SecretsEndpoint": "true"}),
+        (False, secret | {"LambdaEndpoint": "true"}),
+        (True, secret | {"LambdaEndpoint": "true", "VpcId": "vpc-1"}),
         (True, secret | {"SecretsEndpoint": "true", "VpcId": "vpc-1"}),
     ]:
         stack = Stack(template, **parameters)
@@ -453,8 +459,10 @@ def check_undo(template):
                 assert condition["StringEquals"]["aws:ResourceAccount"] == "123456789012", action
         listed = granted[("s3:ListBucketVersions", "arn:aws:s3:::pictures")]
         assert listed.get("StringLike", {}).get("s3:prefix") == (f"{folder}*" if prefix else None)
-    for actions, _, _ in stack.statements("SweeperRole"):
-        assert "s3:DeleteObjectVersion" not in actions and "lambda:InvokeFunction" not in actions
+    for actions, resources, _ in stack.statements("SweeperRole"):
+        assert "s3:DeleteObjectVersion" not in actions
+        if "lambda:InvokeFunction" in actions:
+            assert resources == ["<Restorer.Arn>"], "the sweep may start more than the undo function"
     source = (ROOT / "src" / "lambda" / "undo.rs").read_text()
     assert 'HANDLER: &str = "restore"' in source
 
@@ -651,7 +659,7 @@ BREAKS = [
     ("                  - s3:GetLifecycleConfiguration\n", ""),
     ("Default: 24h", "Default: 1h"),
     ("Default: SELECT name FROM images", "Default: SELECT thumb FROM images"),
-    ("s3://${LedgerBucket}/ledger\n      Events", "s3://${BucketName}/ledger\n      Events"),
+    ("s3://${LedgerBucket}/ledger\n          # What", "s3://${BucketName}/ledger\n          # What"),
     ("NoEcho: true", "NoEcho: false"),
     ("Architectures: [!Ref Architecture]", "Architectures: [arm64]"),
     ("Timeout: 900", "Timeout: 60"),
@@ -729,6 +737,9 @@ BREAKS = [
     ("--cli-read-timeout 0 ", ""),
     ("echo '{\"dry_run\":true}'", "echo '{}'"),
     ("Parameters: [BucketName, Prefix, Include, Exclude, MinAge]", "Parameters: [BucketName, Prefix, Include, MinAge]"),
+    ("                Action: lambda:InvokeFunction\n                Resource: !GetAtt Restorer.Arn\n", "                Action: lambda:InvokeFunction\n                Resource: !GetAtt Sweeper.Arn\n"),
+    ("          SWEEPER_UNDO_FUNCTION: !GetAtt Restorer.Arn\n", '          SWEEPER_UNDO_FUNCTION: ""\n'),
+    ("    Condition: MakesLambdaEndpoint\n", "    Condition: InVpc\n"),
     ("Binary: bootstrap", "Binary: orphan-sweeper"),
     ("BuildMethod: rust-cargolambda", "BuildMethod: makefile"),
 ]
