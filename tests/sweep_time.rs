@@ -1051,3 +1051,49 @@ async fn after_a_lost_answer_only_another_tag_says_that_an_object_was_saved() {
         "{silent:?}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_look_shows_as_another_object_is_not_asked_about() {
+    // A storage that ignores conditions would delete it.
+    let case = Case {
+        listed_since: None,
+        ..Case::of(&keys(3))
+    };
+    let other = ("\"other\"".to_owned(), at(10));
+    case.fake.world().objects.insert(key(1), other);
+    let report = case.run().await;
+    assert_eq!((report.counts.deleted, report.counts.spared), (2, 1));
+    let sent: Vec<_> = case
+        .fake
+        .world()
+        .sent
+        .iter()
+        .map(|sent| sent.1.clone())
+        .collect();
+    assert_eq!(sent, [[key(0), key(2)]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_beyond_the_most_that_may_be_deleted_is_deferred() {
+    let mut case = Case::of(&keys(10));
+    let mut builder = PlanBuilder::new(Some(3)).expect("a file");
+    let mut orphans = case.plan.plan().spool().orphans().expect("a file");
+    let mut findings = Findings {
+        counts: case.plan.plan().counts(),
+        newest_referenced: Some(at(10)),
+        ..Findings::default()
+    };
+    while let Some(orphan) = orphans.next_orphan().expect("a file") {
+        findings.orphans.push(orphan);
+    }
+    builder.add(findings).expect("written");
+    let limits = Limits {
+        max_orphan_percent: 100.0,
+        max_dangling_percent: 100.0,
+        allow_newer_orphans: true,
+    };
+    let plan = builder.finish().expect("written").approve(&limits);
+    case.plan = plan.expect("approved");
+    let counts = case.run().await.counts;
+    assert_eq!((counts.deleted, counts.deferred), (3, 7));
+}
