@@ -47,9 +47,10 @@ pub struct Portions {
 impl Default for Portions {
     fn default() -> Self {
         Self {
-            // Nine pages' worth, so that the page which straddles a cut, and is listed twice,
-            // stays a small part of the whole.
-            references_per_range: 9_000,
+            // Some nine pages' worth, so that the page which straddles a cut, and is listed
+            // twice, stays a small part of the whole; a little less, so that a few objects
+            // without a reference do not begin a tenth.
+            references_per_range: 8_800,
             batches_at_once: 4,
             windows_at_once: 4,
             batch_size: MAX_BATCH,
