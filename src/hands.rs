@@ -164,6 +164,12 @@ pub struct CheckError(#[source] pub Box<dyn StdError + Send + Sync>);
 
 /// Who asks the primary once more.
 pub trait FreshCheck {
+    /// Whether several questions at once are answered about as fast as one: not where each
+    /// reads every name there is.
+    fn asks_many_at_once(&self) -> bool {
+        true
+    }
+
     /// For each key whether a row names it now, in a transaction begun for this question.
     fn referenced(
         &self,

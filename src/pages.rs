@@ -101,6 +101,13 @@ pub struct Refused {
 /// A sum that holds in every run: what it is of, its value, and its parts.
 pub type Sum = (&'static str, u64, Vec<(&'static str, u64)>);
 
+/// Whether it does, as it is written between the two sides.
+#[must_use]
+pub fn sign(value: u64, parts: &[(&str, u64)]) -> &'static str {
+    let sum: u64 = parts.iter().map(|(_, count)| count).sum();
+    if sum == value { "=" } else { "≠" }
+}
+
 impl Told {
     /// Both sums.
     #[must_use]

@@ -419,6 +419,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         let judged = Judged {
             cutoff,
             listed_since: Some(listed_since),
+            conditional: false,
             started,
             keeps_versions: versioning == Versioning::Enabled,
         };
@@ -447,7 +448,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             Err(refusal) => return Ok(End::Refused(vec![refusal])),
         };
         // Without conditions the only protection left is a look just before the batch.
-        judged.listed_since = judged.listed_since.filter(|_| honoured);
+        judged.conditional = honoured;
         let memory = RememberingDeleted::new(self.journal)?;
         let ended = self.sweep(approved, judged, &deleter, check, &memory).await;
         self.look_back(world, approved, memory.deleted(), check)

@@ -128,6 +128,9 @@ pub struct Judged {
     /// When the first page was asked for; `None` when each object is to be looked at again
     /// however short that is ago.
     pub listed_since: Option<Instant>,
+    /// Whether the storage itself compares the entity tag in the act of deleting. Where it does
+    /// not, each object is looked at just before its batch.
+    pub conditional: bool,
     /// The lower of the local clock and S3's when the run started.
     pub started: Timestamp,
     /// Whether the bucket keeps what is deleted, so that its versions tell whose deletion it was.
@@ -138,7 +141,7 @@ impl Judged {
     /// Until when the listing may be rested on; `None` when the ages are to be read again.
     fn fresh_until(&self) -> Option<Instant> {
         self.listed_since
-            .filter(|since| since.elapsed() <= LOOK_AGAIN_AFTER)
+            .filter(|since| self.conditional && since.elapsed() <= LOOK_AGAIN_AFTER)
             .map(|since| since + MAX_LISTING_AGE)
     }
 }
@@ -155,6 +158,7 @@ struct Course<'run, D, C, R> {
 }
 
 impl<D, C, R> Course<'_, D, C, R> {
+    /// Lets no other request be sent, nor a window begin.
     fn halt(&self) {
         self.halted.store(true, Ordering::SeqCst);
     }
@@ -164,10 +168,17 @@ impl<D, C, R> Course<'_, D, C, R> {
     }
 
     /// How many windows may be under way, after so many were carried out.
-    fn windows_at_once(&self, carried_out: usize) -> usize {
+    fn windows_at_once(&self, carried_out: usize) -> usize
+    where
+        C: FreshCheck,
+    {
         let most = self.pace.windows_at_once.max(1);
-        // A window that waits for its turn, or for looks, rests on a check that grows old.
-        if self.throttle.holds_back() || self.judged.fresh_until().is_none() {
+        // A window that waits for its turn, for looks, or for other questions that each read
+        // all names, rests on a check that grows old.
+        if self.throttle.holds_back()
+            || self.judged.fresh_until().is_none()
+            || !self.hands.check.asks_many_at_once()
+        {
             1
         } else {
             // A snapshot that was wrong shows in the first one.
@@ -244,6 +255,7 @@ fn next_window(
 ) -> Window {
     let mut window = Window::new(*number);
     while window.batches() < pace.batches_at_once.max(1) {
+        let left = batches.left();
         match batches.next_batch(pace.batch_size.clamp(1, MAX_BATCH)) {
             Ok(Some(batch)) => {
                 report.counts.deferred += batch.passed_over;
@@ -251,6 +263,8 @@ fn next_window(
             }
             Ok(None) => break,
             Err(error) => {
+                // Read already, and in no batch.
+                report.counts.deferred += left - batches.left();
                 report.error.get_or_insert(error.into());
                 break;
             }

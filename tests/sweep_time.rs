@@ -45,6 +45,10 @@ struct World {
     alone_takes: Duration,
     /// How long each batch takes.
     batch_takes: Duration,
+    /// Whether the second batch that is sent is told to slow down.
+    slow_down_second: bool,
+    /// Whether each question to the database reads all its names.
+    reads_all_names: bool,
     /// When each key was asked for in the database.
     checked: BTreeMap<String, Instant>,
     /// The oldest check that a batch was sent on.
@@ -160,7 +164,7 @@ impl Delete for Fake {
                 .max();
             world.oldest_check = world.oldest_check.max(oldest.unwrap_or_default());
             world.sent.push((Instant::now(), keys));
-            if !world.takes(orphans.len()) {
+            if (world.slow_down_second && world.sent.len() == 2) || !world.takes(orphans.len()) {
                 Some(BatchFault::Throttled {
                     code: "SlowDown".to_owned(),
                 })
@@ -196,6 +200,10 @@ impl Delete for Fake {
 }
 
 impl FreshCheck for Fake {
+    fn asks_many_at_once(&self) -> bool {
+        !self.world().reads_all_names
+    }
+
     async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
         let check = {
             let mut world = self.world();
@@ -304,6 +312,7 @@ struct Case {
     fake: Fake,
     plan: ApprovedPlan,
     listed_since: Option<Instant>,
+    conditional: bool,
     pace: Pace,
     stop: Stop,
     ledger_fails: Option<u64>,
@@ -323,6 +332,7 @@ impl Case {
             fake,
             plan,
             listed_since: Some(Instant::now()),
+            conditional: true,
             pace,
             stop: Stop::never(),
             ledger_fails: None,
@@ -338,6 +348,7 @@ impl Case {
         let judged = Judged {
             cutoff: at(CUTOFF),
             listed_since: self.listed_since,
+            conditional: self.conditional,
             started: at(CUTOFF),
             keeps_versions: true,
         };
@@ -450,6 +461,130 @@ async fn a_window_is_checked_after_its_looks_and_not_while_another_looks() {
     assert_eq!(case.run().await.counts.deleted, 40);
     assert_eq!(began.elapsed(), Duration::from_secs(10));
     assert_eq!(case.fake.world().oldest_check, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_condition_protects_the_look_comes_last_and_always() {
+    let case = Case {
+        conditional: false,
+        pace: Pace {
+            batch_size: 2,
+            ..Case::of(&[]).pace
+        },
+        ..Case::of(&keys(12))
+    };
+    case.fake.world().look_takes = Duration::from_secs(1);
+    let began = Instant::now();
+    assert_eq!(case.run().await.counts.deleted, 12);
+    // Three windows, one at a time, and each as old as its looks.
+    assert_eq!(began.elapsed(), Duration::from_secs(3));
+    let world = case.fake.world();
+    assert_eq!(world.looked.len(), 12);
+    assert_eq!(world.oldest_check, Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_that_each_read_all_names_are_not_asked_at_once() {
+    let case = Case {
+        pace: Pace {
+            batch_size: 10,
+            ..Case::of(&[]).pace
+        },
+        ..Case::of(&keys(100))
+    };
+    {
+        let mut world = case.fake.world();
+        world.batch_takes = Duration::from_secs(1);
+        world.reads_all_names = true;
+    }
+    let began = Instant::now();
+    assert_eq!(case.run().await.counts.deleted, 100);
+    // Two batches a window, one window at a time.
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_halt_holds_for_what_waits_to_be_sent_again() {
+    // The first window goes alone. Of the next two one is told to slow down, and while it
+    // waits the check of the other finds that the snapshot was wrong.
+    let case = Case {
+        pace: Pace {
+            batches_at_once: 1,
+            batch_size: 20,
+            ..Case::of(&[]).pace
+        },
+        ..Case::of(&keys(60))
+    };
+    {
+        let mut world = case.fake.world();
+        world.rows.extend((40..55).map(key));
+        world.slow_down_second = true;
+    }
+    let report = case.run().await;
+    assert!(
+        matches!(report.error, Some(SweepError::SnapshotWrong { .. })),
+        "{report:?}"
+    );
+    assert_eq!((case.sent(), report.counts.deleted), (2, 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_halt_holds_for_a_key_that_no_batch_can_carry() {
+    let keys = ["a\u{1}", "b", "c\u{1}"].map(str::to_owned);
+    let case = Case {
+        pace: Pace {
+            batches_at_once: 1,
+            batch_size: 1,
+            ..Case::of(&[]).pace
+        },
+        ledger_fails: Some(2),
+        ..Case::of(&keys)
+    };
+    {
+        let mut world = case.fake.world();
+        world.faults = vec![BatchFault::Unreadable {
+            code: "MalformedXML".to_owned(),
+            message: String::new(),
+        }];
+        world.batch_takes = Duration::from_secs(1);
+        world.alone_takes = Duration::from_millis(500);
+    }
+    let counts = case.run().await.counts;
+    assert_eq!([counts.deleted, counts.failed], [2, 1]);
+    assert_eq!(case.fake.world().alone, ["a\u{1}", "c\u{1}"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_seen_between_the_halves_of_a_batch() {
+    let case = Case {
+        stop: Stop::at(Instant::now() + Duration::from_secs(15)),
+        ..Case::of(&keys(4))
+    };
+    {
+        let mut world = case.fake.world();
+        let unreadable = BatchFault::Unreadable {
+            code: "MalformedXML".to_owned(),
+            message: String::new(),
+        };
+        world.faults = vec![unreadable; 100];
+        world.batch_takes = Duration::from_secs(10);
+    }
+    let report = case.run().await;
+    assert!(report.stopped && report.error.is_none(), "{report:?}");
+    assert_eq!([report.counts.deleted, report.counts.deferred], [1, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_seen_between_single_deletions() {
+    let hostile: Vec<String> = (0..5).map(|index| format!("{index}\u{1}")).collect();
+    let case = Case {
+        stop: Stop::at(Instant::now() + Duration::from_secs(15)),
+        ..Case::of(&hostile)
+    };
+    case.fake.world().alone_takes = Duration::from_secs(10);
+    let report = case.run().await;
+    assert!(report.stopped && report.error.is_none(), "{report:?}");
+    assert_eq!([report.counts.deleted, report.counts.deferred], [2, 3]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -699,7 +834,8 @@ async fn a_batch_that_is_refused_ends_the_sweep() {
             report.counts.deleted,
             report.counts.deferred
         ],
-        [100, 100, 300]
+        // Its sibling was not sent any more.
+        [100, 0, 400]
     );
 }
 
@@ -893,15 +1029,15 @@ impl Delete for Odd {
 }
 
 async fn sweep_oddly(case: &Case, oddity: Oddity, keeps_versions: bool) -> SweepReport {
-    let mut check = case.fake.clone();
     let hands = Hands {
         delete: &Odd(case.fake.clone(), oddity),
-        check: &mut check,
+        check: &case.fake,
         record: &Ledger(case.fake.clone(), None),
     };
     let judged = Judged {
         cutoff: at(CUTOFF),
         listed_since: case.listed_since,
+        conditional: case.conditional,
         started: at(CUTOFF),
         keeps_versions,
     };
@@ -1002,15 +1138,15 @@ async fn each_batch_is_written_down_under_a_number_of_its_own() {
     let mut case = Case::of(&keys(23));
     case.pace.batch_size = 3;
     let numbers = Numbers::default();
-    let mut check = case.fake.clone();
     let hands = Hands {
         delete: &case.fake,
-        check: &mut check,
+        check: &case.fake,
         record: &numbers,
     };
     let judged = Judged {
         cutoff: at(CUTOFF),
         listed_since: case.listed_since,
+        conditional: case.conditional,
         started: at(CUTOFF),
         keeps_versions: true,
     };

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::state_folder;
 use crate::archive::Archive;
 use crate::key::{escape, escape_json};
-use crate::pages::{Pages, PagesError, age, figure, html, sheet};
+use crate::pages::{Pages, PagesError, age, figure, html, sheet, sign};
 use crate::s3;
 use crate::settings::{ConfigError, RawSettings, Setting, report_location};
 
@@ -171,7 +171,13 @@ fn text(to: &mut impl Write, pages: &mut Pages) -> io::Result<()> {
                     .iter()
                     .map(|(name, count)| format!("{} {name}", HumanCount(*count)))
                     .collect();
-                writeln!(to, "{} {name} = {}", HumanCount(value), said.join(" + "))?;
+                let sign = sign(value, &parts);
+                writeln!(
+                    to,
+                    "{} {name} {sign} {}",
+                    HumanCount(value),
+                    said.join(" + ")
+                )?;
             }
             if let Some(refusal) = &told.refusal {
                 writeln!(to)?;

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use indicatif::{HumanBytes, HumanCount};
 
-use super::{Pages, Told, age, figure};
+use super::{Pages, Told, age, figure, sign};
 use crate::key::escape;
 
 const STYLE: &str = "\
@@ -24,7 +24,11 @@ struct Shown<'text>(&'text str);
 
 impl Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&quick_xml::escape::escape(escape(self.0)))
+        let text = escape(self.0)
+            // No XML may hold these, not even escaped.
+            .replace('\u{fffe}', "\\u{fffe}")
+            .replace('\u{ffff}', "\\u{ffff}");
+        f.write_str(&quick_xml::escape::escape(text))
     }
 }
 
@@ -126,12 +130,8 @@ fn summary(to: &mut impl Write, told: &Told) -> io::Result<()> {
             .iter()
             .map(|(name, count)| format!("{} {name}", HumanCount(*count)))
             .collect();
-        let holds = parts.iter().map(|(_, count)| count).sum::<u64>() == value;
-        let (class, sign) = if holds {
-            ("sum", "=")
-        } else {
-            ("sum bad", "≠")
-        };
+        let sign = sign(value, &parts);
+        let class = if sign == "=" { "sum" } else { "sum bad" };
         writeln!(
             to,
             "<p class=\"{class}\">{} {name} {sign} {}</p>",
@@ -237,4 +237,21 @@ fn orphans(to: &mut impl Write, pages: &mut Pages) -> io::Result<()> {
         )?;
     }
     writeln!(to, "</tbody>\n</table>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_xml_may_hold_is_shown_escaped() {
+        let shown = Shown("a\u{fffe}\u{ffff}<\u{1b}").to_string();
+        assert_eq!(shown, "a\\u{fffe}\\u{ffff}&lt;\\u{1b}");
+    }
+
+    #[test]
+    fn a_sum_that_does_not_hold_is_not_written_as_one() {
+        let parts = [("deleted", 1), ("deferred", 2)];
+        assert_eq!((sign(3, &parts), sign(4, &parts)), ("=", "≠"));
+    }
 }

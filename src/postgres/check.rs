@@ -205,6 +205,10 @@ impl PrimaryCheck {
 }
 
 impl FreshCheck for PrimaryCheck {
+    fn asks_many_at_once(&self) -> bool {
+        self.by_index_of().is_some()
+    }
+
     async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
         if keys.is_empty() {
             return Ok(Vec::new());

@@ -79,6 +79,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         let judged = Judged {
             cutoff,
             listed_since: None,
+            conditional: false,
             started,
             keeps_versions: versioning == Versioning::Enabled,
         };

@@ -47,6 +47,9 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
             Err(BatchFault::Unreadable { .. }) if asked.len() > 1 => {
                 let (left, right) = orphans.split_at_mut(asked.len() / 2);
                 Box::pin(self.send(left)).await?;
+                if self.course.stop.requested() {
+                    return Ok(());
+                }
                 return Box::pin(self.send(right)).await;
             }
             Err(BatchFault::Throttled { code }) => {
@@ -60,6 +63,7 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
                 vec![Word::Settled(Outcome::Failed { code, message })]
             }
             Err(BatchFault::Refused { code, message }) => {
+                self.course.halt();
                 let failed = Outcome::Failed {
                     code: code.clone(),
                     message: message.clone(),
@@ -117,6 +121,7 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
             };
             if let (Err(BatchFault::Unreadable { .. }), [one], false) = (&answer, asked, alone)
                 && Instant::now() <= self.fresh_until
+                && !self.course.halted()
             {
                 answer = self.course.hands.delete.delete_alone(one).await;
             }
@@ -131,7 +136,7 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
                     if again {
                         tokio::time::sleep(pause).await;
                     }
-                    if !again || !self.turn(asked.len()).await {
+                    if !again || !self.turn(asked.len()).await || self.course.halted() {
                         return Err(BatchFault::Throttled { code });
                     }
                 }

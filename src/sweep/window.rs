@@ -93,14 +93,13 @@ impl Window {
         let judged = course.judged;
         let hands = &course.hands;
         let began = Instant::now();
-        let listing_fresh_until = if let Some(until) = judged.fresh_until() {
-            until
-        } else {
-            self.read_ages_again(judged.cutoff, hands.delete, course.pace.looks_at_once)
+        let is_listing_fresh = judged.fresh_until();
+        let looks_at_once = course.pace.looks_at_once;
+        // The check last, so that nothing but the requests lies between it and the deletion.
+        if is_listing_fresh.is_none() && judged.conditional {
+            self.read_ages_again(judged.cutoff, hands.delete, looks_at_once)
                 .await;
-            began + MAX_LISTING_AGE
-        };
-        // Last of all, so that nothing but the requests lies between it and the deletion.
+        }
         let checked_at = Instant::now();
         // The database may wait for a lock longer than the run has time.
         tokio::select! {
@@ -108,11 +107,17 @@ impl Window {
             checked = self.check_again(hands.check) => checked?,
             () = course.stop.wait() => return Ok(()),
         }
+        let sent_at = Instant::now();
+        // Nobody else protects what was overwritten: the look last.
+        if !judged.conditional {
+            self.read_ages_again(judged.cutoff, hands.delete, looks_at_once)
+                .await;
+        }
+        let listing_fresh_until = is_listing_fresh.unwrap_or(began + MAX_LISTING_AGE);
         let sender = Sender {
             course,
             fresh_until: listing_fresh_until.min(checked_at + MAX_CHECK_AGE),
         };
-        let sent_at = Instant::now();
         let ended = self.delete(&sender).await;
         tracing::debug!(
             batch = self.first,
@@ -200,6 +205,9 @@ impl Window {
                     .partition(|(orphan, _)| fits_in_xml(orphan.key.as_str()));
                 let ended = sender.send(&mut together).await;
                 for one in alone.chunks_mut(1) {
+                    if sender.course.stop.requested() {
+                        break;
+                    }
                     sender.send(one).await?;
                 }
                 ended
