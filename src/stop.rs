@@ -6,7 +6,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Tells a run to stop. It stops cleanly: before the plan is complete with nothing
-/// deleted, and during the sweep between two windows of batches.
+/// deleted, and during the sweep with the requests that are under way: no other window is
+/// begun, and no batch goes on in halves or single keys.
 #[derive(Debug, Default)]
 pub struct Stop {
     deadline: Option<Instant>,
