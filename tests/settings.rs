@@ -196,6 +196,16 @@ const BAD: &[(Setting, &str, &str)] = &[
         "/no/such/file.pem",
         "\"/no/such/file.pem\" cannot be read: No such file or directory (os error 2)",
     ),
+    (
+        Setting::UndoFunction,
+        "restorer",
+        "\"restorer\" is not the ARN of a function, like arn:aws:lambda:REGION:ACCOUNT:function:NAME",
+    ),
+    (
+        Setting::UndoFunction,
+        "arn:aws:lambda:us-east-1:123456789012:function:restorer",
+        "the function learns from the ledger what was deleted and cannot read a folder; give s3://bucket/prefix by --report (SWEEPER_REPORT)",
+    ),
     (Setting::DatabaseCa, "/", "\"/\" is not a file"),
     (
         Setting::MinAge,
