@@ -197,6 +197,12 @@ impl Spool {
         })
     }
 
+    /// Loses all but so many bytes, as a failing disk does.
+    #[cfg(test)]
+    pub(crate) fn lose_all_but(&self, bytes: u64) {
+        self.file.as_file().set_len(bytes).expect("cut");
+    }
+
     /// Its orphans from that place on.
     ///
     /// # Errors

@@ -221,11 +221,11 @@ pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record + Sync>(
         while !at_end && under_way.len() < course.windows_at_once(carried_out) {
             let window = next_window(&mut batches, &mut number, pace, &mut report);
             let size = window.len();
-            at_end = size == 0;
-            if at_end || report.error.is_some() || stop.requested() {
-                report.stopped |= !at_end && report.error.is_none() && stop.requested();
+            at_end = size == 0 || report.error.is_some() || stop.requested();
+            if at_end {
+                // Read, and nobody asks about them.
                 report.counts.deferred += size;
-                at_end = true;
+                report.stopped |= size > 0 && report.error.is_none();
                 break;
             }
             under_way.push(window.carry_out(&course));
@@ -272,4 +272,110 @@ fn next_window(
     }
     *number += window.batches() as u64;
     window
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guards::Limits;
+    use crate::hands::{BatchFault, Current, Look, LookError};
+    use crate::merge::Findings;
+    use crate::object::{ETag, Orphan, Outcome};
+    use crate::plan::PlanBuilder;
+    use crate::reconcile::BatchAnswer;
+
+    /// Hands that nothing is to be put into.
+    struct Idle;
+
+    impl Look for Idle {
+        async fn look(&self, _: &ObjectKey) -> Result<Current, LookError> {
+            unreachable!("nothing is looked at")
+        }
+    }
+
+    impl Delete for Idle {
+        async fn delete_batch(&self, _: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
+            unreachable!("nothing is deleted")
+        }
+
+        async fn delete_alone(&self, _: &Orphan) -> Result<BatchAnswer, BatchFault> {
+            unreachable!("nothing is deleted")
+        }
+
+        async fn marker_over(&self, _: &Orphan, _: Timestamp) -> Result<Option<String>, LookError> {
+            unreachable!("nothing is looked at")
+        }
+    }
+
+    impl FreshCheck for Idle {
+        async fn referenced(&self, _: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
+            unreachable!("nothing is asked")
+        }
+    }
+
+    impl Record for Idle {
+        async fn outcomes(&self, _: u64, _: &[(Orphan, Outcome)]) -> Result<(), RecordError> {
+            unreachable!("nothing is written")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plan_that_cannot_be_read_to_its_end_is_deferred_to_the_orphan() {
+        let mut findings = Findings::default();
+        for index in 0..5 {
+            findings.orphans.push(Orphan {
+                key: ObjectKey::new(format!("{index}.png")),
+                etag: ETag::new("\"e\""),
+                size: 1,
+                last_modified: Timestamp::UNIX_EPOCH,
+            });
+        }
+        findings.counts = Counts {
+            listed: 10,
+            referenced: 5,
+            references: 5,
+            orphans: 5,
+            ..Counts::default()
+        };
+        findings.newest_referenced = Some(Timestamp::UNIX_EPOCH);
+        let line = serde_json::to_string(&findings.orphans[0])
+            .expect("JSON")
+            .len() as u64
+            + 1;
+        let mut builder = PlanBuilder::new(None).expect("a file");
+        builder.add(findings).expect("written");
+        let limits = Limits {
+            max_orphan_percent: 100.0,
+            max_dangling_percent: 100.0,
+            allow_newer_orphans: true,
+        };
+        let plan = builder.finish().expect("written").approve(&limits);
+        let plan = plan.expect("approved");
+        // In the middle of the third line.
+        plan.plan().spool().lose_all_but(2 * line + line / 2);
+        let judged = Judged {
+            cutoff: Timestamp::UNIX_EPOCH,
+            listed_since: None,
+            conditional: true,
+            started: Timestamp::UNIX_EPOCH,
+            keeps_versions: true,
+        };
+        let hands = Hands {
+            delete: &Idle,
+            check: &Idle,
+            record: &Idle,
+        };
+        let pace = Pace {
+            batches_at_once: 1,
+            windows_at_once: 1,
+            looks_at_once: 1,
+            batch_size: 10,
+        };
+        let report = sweep(&plan, judged, hands, pace, &Stop::never(), |_| {}).await;
+        assert!(
+            matches!(report.error, Some(SweepError::Spool(_))),
+            "{report:?}"
+        );
+        assert_eq!(report.counts.deferred, 5);
+    }
 }
