@@ -575,6 +575,18 @@ async fn a_stop_is_seen_between_the_halves_of_a_batch() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_more_problems_are_told_than_an_answer_holds() {
+    let case = Case {
+        conditional: false,
+        ..Case::of(&keys(30))
+    };
+    case.fake.world().hidden.extend(keys(30));
+    let report = case.run().await;
+    assert_eq!(report.counts.failed, 30);
+    assert_eq!(report.problems.len(), 20);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_is_seen_between_single_deletions() {
     let hostile: Vec<String> = (0..5).map(|index| format!("{index}\u{1}")).collect();
     let case = Case {
