@@ -106,7 +106,7 @@ fn merge_a_million(bencher: Bencher<'_, '_>) {
 fn chunk_a_million(bencher: Bencher<'_, '_>) {
     let names: Vec<Key> = Population::new(MANY).names().collect();
     bencher.counter(ItemsCount::new(names.len())).bench(|| {
-        let mut chunker = Chunker::new(9_000);
+        let mut chunker = Chunker::new(KeyRange::default(), 9_000);
         let mut ranges = 1;
         for (name, kind) in primaries(&names) {
             ranges += u32::from(chunker.push(name, kind).expect("in order").is_some());

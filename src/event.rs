@@ -20,9 +20,11 @@ const ENVELOPE: [&str; 10] = [
 ];
 
 /// What an event may say.
-pub const OPTIONS: [&str; 5] = [
+pub const OPTIONS: [&str; 7] = [
     "dry_run",
     "prefix",
+    "after",
+    "up_to",
     "min_age",
     "max_delete",
     "max_orphan_percent",
@@ -95,6 +97,12 @@ fn parse(fields: &Map<String, Value>) -> Result<EventOptions, ConfigError> {
             "prefix" => {
                 options.prefix = Some(text().ok_or_else(|| wrong("a text like \"images\""))?);
             }
+            "after" => {
+                options.after = Some(text().ok_or_else(|| wrong("a key"))?);
+            }
+            "up_to" => {
+                options.up_to = Some(text().ok_or_else(|| wrong("a key"))?);
+            }
             "min_age" => {
                 options.min_age = Some(text().ok_or_else(|| wrong("a text like \"24h\""))?);
             }
@@ -166,11 +174,13 @@ mod tests {
         ] {
             assert_eq!(options(&event).unwrap(), expected, "{event}");
         }
-        let all = json!({"dry_run": true, "prefix": "a", "min_age": "2d", "max_delete": 5, "max_orphan_percent": 2.5});
+        let all = json!({"dry_run": true, "prefix": "a", "after": "a/b", "up_to": "a/c", "min_age": "2d", "max_delete": 5, "max_orphan_percent": 2.5});
         assert_eq!(
             options(&all).unwrap(),
             EventOptions {
                 prefix: Some("a".into()),
+                after: Some("a/b".into()),
+                up_to: Some("a/c".into()),
                 min_age: Some("2d".into()),
                 max_delete: Some(5),
                 max_orphan_percent: Some(2.5),

@@ -84,9 +84,18 @@ impl From<std::io::Error> for RunError {
 impl From<JudgeError> for RunError {
     fn from(error: JudgeError) -> Self {
         match error {
-            JudgeError::Mark(MarkError::Sort(error)) | JudgeError::Spool(error) => error.into(),
-            JudgeError::Mark(error) => Self::Database(error.into()),
+            JudgeError::Spool(error) => error.into(),
+            JudgeError::Mark(error) => error.into(),
             JudgeError::List(error) => Self::Storage(error.into()),
+        }
+    }
+}
+
+impl From<MarkError> for RunError {
+    fn from(error: MarkError) -> Self {
+        match error {
+            MarkError::Sort(error) => error.into(),
+            error => Self::Database(error.into()),
         }
     }
 }

@@ -14,10 +14,11 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::guards::DatabaseState;
-use crate::key::{ObjectKey, Prefix};
+use crate::key::{KeyRange, ObjectKey, Prefix};
 use crate::manifest::{Header, Spool, sha256};
 use crate::object::{ETag, Orphan, Outcome};
 use crate::reconcile::BatchAnswer;
+use crate::scope::Scope;
 use crate::summary::Summary;
 use crate::turn::{Alone, Turn};
 
@@ -206,6 +207,9 @@ pub struct Series {
     pub bucket: String,
     /// The prefix.
     pub prefix: Prefix,
+    /// The key range of a part of a distributed run.
+    #[serde(default)]
+    pub range: KeyRange,
     /// The including globs.
     pub include: Vec<String>,
     /// The excluding globs.
@@ -257,14 +261,14 @@ pub trait Journal: Record {
     /// Where the run is written down, as people write it.
     fn location(&self) -> String;
 
-    /// Asks for this run's turn at the bucket and prefix. It has it where nobody else writes
-    /// down.
+    /// Asks for this run's turn at the bucket's scope: its prefix and key range. It has it
+    /// where nobody else writes down.
     fn turn(
         &self,
         bucket: &str,
-        prefix: &Prefix,
+        scope: &Scope,
     ) -> impl Future<Output = Result<Turn, RecordError>> + Send {
-        let _ = (bucket, prefix);
+        let _ = (bucket, scope);
         std::future::ready(Ok(Turn::Ours(Box::new(Alone))))
     }
 

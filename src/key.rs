@@ -141,15 +141,30 @@ impl fmt::Display for Prefix {
 
 /// The keys of `(after, up_to]`; a missing bound is open. The unit of listing, of
 /// resuming and of distribution.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct KeyRange {
     /// Keys up to and including this one come before the range.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<ObjectKey>,
     /// The last key that may belong to the range.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub up_to: Option<ObjectKey>,
 }
 
 impl KeyRange {
+    /// Whether the key lies in the range.
+    #[must_use]
+    pub fn contains(&self, key: &str) -> bool {
+        !self.is_after(key) && !self.is_before(key)
+    }
+
+    /// Whether every key lies in the range.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Whether the key lies at or before the range's lower bound.
     #[must_use]
     pub fn is_after(&self, key: &str) -> bool {
@@ -164,6 +179,19 @@ impl KeyRange {
         self.up_to
             .as_ref()
             .is_some_and(|up_to| key > up_to.as_str())
+    }
+}
+
+impl fmt::Display for KeyRange {
+    /// Writes the bounds that there are, behind the name of what they cut.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(after) = &self.after {
+            write!(f, " after {after}")?;
+        }
+        if let Some(up_to) = &self.up_to {
+            write!(f, " up to {up_to}")?;
+        }
+        Ok(())
     }
 }
 
@@ -214,6 +242,9 @@ mod tests {
             let range = KeyRange { after: Some(ObjectKey::new(lower.clone())), up_to: Some(ObjectKey::new(upper.clone())) };
             prop_assert_eq!(range.is_after(&key), key <= lower);
             prop_assert_eq!(range.is_before(&key), key > upper);
+            prop_assert_eq!(range.contains(&key), lower < key && key <= upper);
+            prop_assert!(!range.is_whole() && KeyRange::default().is_whole());
+            prop_assert!(KeyRange::default().contains(&key));
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::manifest::{Header, Spool};
 use crate::object::{Orphan, Outcome};
 use crate::restore::Restoration;
 use crate::s3;
+use crate::scope::Scope;
 use crate::settings::ReportLocation;
 use crate::summary::Summary;
 use crate::turn::Turn;
@@ -245,8 +246,8 @@ impl Journal for Ledger {
         self.place_of("")
     }
 
-    async fn turn(&self, bucket: &str, prefix: &Prefix) -> Result<Turn, RecordError> {
-        self.claim(bucket, prefix).await
+    async fn turn(&self, bucket: &str, scope: &Scope) -> Result<Turn, RecordError> {
+        self.claim(bucket, scope).await
     }
 
     async fn plan(&self, header: &Header, spool: &Spool) -> Result<(), RecordError> {

@@ -74,10 +74,15 @@
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`], [`retention`], [`chain`](mod@chain) | nothing |
 //! | domain | [`scope`], [`names`], [`references`], [`merge`], [`folders`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`review`], [`reconcile`], [`metrics`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`delegate`], [`restore`](mod@restore), [`uploads`], [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`mod@ranges`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`delegate`], [`restore`](mod@restore), [`uploads`], [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`], [`archive`], [`aws`] | one world each |
 //! | composition | [`settings`], [`access`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), `pages`, [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
+//!
+//! Where a bucket outgrows one process, [`mod@ranges`] cuts it in key ranges, and each is the
+//! scope of a run of its own, with every guard and check (`tests/ranges.rs`): none deletes
+//! before it has judged all of its range, and each reads every name, so that one which cannot
+//! be read ends all of them.
 //!
 //! [`upload`] is the service's side: where orphans come from.
 
@@ -108,6 +113,7 @@ pub mod plan;
 pub mod postgres;
 pub mod probe;
 pub mod progress;
+pub mod ranges;
 pub mod recheck;
 pub mod reconcile;
 pub mod references;

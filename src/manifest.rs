@@ -18,7 +18,7 @@ use tempfile::NamedTempFile;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::key::Prefix;
+use crate::key::{KeyRange, ObjectKey, Prefix};
 use crate::names::{Host, ReferenceForm};
 use crate::object::Orphan;
 pub use read::{Manifest, ManifestError};
@@ -43,6 +43,12 @@ pub struct Header {
     pub bucket: String,
     /// The prefix; empty for the whole bucket.
     pub prefix: Prefix,
+    /// Of a key range, the bound that comes before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<ObjectKey>,
+    /// Of a key range, its last key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_to: Option<ObjectKey>,
     /// The including globs; empty for images.
     pub include: Vec<String>,
     /// The excluding globs.
@@ -82,6 +88,15 @@ impl Header {
     pub fn sealed(mut self) -> io::Result<Self> {
         self.seal = self.right_seal()?;
         Ok(self)
+    }
+
+    /// The key range that the plan is of.
+    #[must_use]
+    pub fn range(&self) -> KeyRange {
+        KeyRange {
+            after: self.after.clone(),
+            up_to: self.up_to.clone(),
+        }
     }
 
     fn right_seal(&self) -> io::Result<String> {

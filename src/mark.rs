@@ -7,9 +7,9 @@ use bytes::Bytes;
 use futures::stream::{Stream, TryStreamExt as _, try_unfold};
 use thiserror::Error;
 
-use crate::key::Prefix;
 use crate::names::{NameError, NameRules};
 use crate::references::{Chunk, Chunker, ReferenceDisorder, ReferenceKind};
+use crate::scope::Scope;
 use crate::sorting::{ReferenceSorter, SortedReferences};
 
 /// The references could not be read; nothing may be judged by the part that was.
@@ -37,13 +37,21 @@ pub enum MarkError {
 pub struct Marking<'run> {
     /// How names become keys.
     pub rules: &'run NameRules,
-    /// References elsewhere are left out: they are neither counted nor dangling.
-    pub prefix: &'run Prefix,
+    /// References elsewhere are left out: they are neither counted nor dangling. (The globs
+    /// leave none out: an object out of scope still satisfies its reference.)
+    pub scope: &'run Scope,
     /// References in a chunk.
     pub per_chunk: usize,
 }
 
-/// A stream of chunks that together cover every key. An error is its last item.
+impl Marking<'_> {
+    fn counts(&self, key: &str) -> bool {
+        self.scope.prefix().contains(key) && self.scope.range().contains(key)
+    }
+}
+
+/// A stream of chunks that together cover every key of the scope's range. An error is its
+/// last item.
 ///
 /// Names whose form keeps their order must come in byte order; others may come in any.
 pub fn chunks<'run, S, E>(
@@ -61,7 +69,10 @@ where
     };
     let marker = Marker {
         source,
-        chunker: Some(Chunker::new(marking.per_chunk)),
+        chunker: Some(Chunker::new(
+            marking.scope.range().clone(),
+            marking.per_chunk,
+        )),
         skipped: Skipped::default(),
     };
     try_unfold(marker, move |mut marker| async move {
@@ -109,7 +120,7 @@ where
                         None => None,
                         Some(name) => {
                             let key = marking.rules.key_of(name)?;
-                            if marking.prefix.contains(&key) {
+                            if marking.counts(&key) {
                                 chunker.push(&key, ReferenceKind::Primary)?
                             } else {
                                 None
@@ -188,7 +199,7 @@ where
             continue;
         };
         for reference in marking.rules.widen(name)? {
-            if marking.prefix.contains(reference.key.as_str()) {
+            if marking.counts(reference.key.as_str()) {
                 sorter.push(reference)?;
             }
         }

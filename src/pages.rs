@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::archive::{Archive, ArchiveError, Lines, OutcomesReader, Past};
 use crate::folders::HeldFolder;
-use crate::key::{ObjectKey, Prefix};
+use crate::key::{KeyRange, ObjectKey, Prefix};
 use crate::manifest::SpoolReader;
 use crate::object::Orphan;
 use crate::summary::{Counts, Problem};
@@ -56,6 +56,9 @@ pub struct Told {
     pub bucket: String,
     /// The prefix; empty for the whole bucket.
     pub prefix: Prefix,
+    /// The key range that it was about.
+    #[serde(flatten)]
+    pub range: KeyRange,
     /// When it started.
     pub started_at: Timestamp,
     /// What was older could be an orphan.
@@ -212,18 +215,18 @@ impl Pages {
             .map_or(&[], |past| &past.manifest.header().refused_by)
     }
 
-    /// The bucket and the folder that it was about.
+    /// The bucket, the folder and the key range that it was about.
     #[must_use]
     pub fn scope(&self) -> String {
-        let of = |bucket: &str, prefix: &Prefix| match prefix.as_str() {
-            "" => bucket.to_owned(),
-            prefix => format!("{bucket}/{prefix}"),
+        let of = |bucket: &str, prefix: &Prefix, range: &KeyRange| match prefix.as_str() {
+            "" => format!("{bucket}{range}"),
+            prefix => format!("{bucket}/{prefix}{range}"),
         };
         match (&self.told, &self.past) {
-            (Some(told), _) => of(&told.bucket, &told.prefix),
+            (Some(told), _) => of(&told.bucket, &told.prefix, &told.range),
             (None, Some(past)) => {
                 let header = past.manifest.header();
-                of(&header.bucket, &header.prefix)
+                of(&header.bucket, &header.prefix, &header.range())
             }
             (None, None) => String::new(),
         }

@@ -113,27 +113,33 @@ pub struct ReferenceDisorder {
     key: ObjectKey,
 }
 
-/// Cuts an ordered sequence of references into chunks whose ranges cover every key.
+/// Cuts an ordered sequence of references into chunks whose ranges cover every key of one
+/// range.
 #[derive(Debug)]
 pub struct Chunker {
     references_per_chunk: usize,
+    /// Where the last chunk ends.
+    up_to: Option<ObjectKey>,
     current: Chunk,
 }
 
 impl Chunker {
-    /// A chunker whose chunks hold about this many references (more only where one key
-    /// is named again and again at the cut).
+    /// A chunker of the references within the range, whose chunks hold about this many of
+    /// them (more only where one key is named again and again at the cut).
     #[must_use]
-    pub fn new(references_per_chunk: usize) -> Self {
+    pub fn new(range: KeyRange, references_per_chunk: usize) -> Self {
+        let KeyRange { after, up_to } = range;
         Self {
             references_per_chunk: references_per_chunk.max(1),
-            current: Chunk::default(),
+            up_to,
+            current: Chunk::new(KeyRange { after, up_to: None }, []),
         }
     }
 
     /// Adds the next reference, and returns the chunk that it completes. A chunk is
     /// complete only when a greater key has come, so that the last one stays open to the
-    /// end of the bucket and no key is named in two chunks.
+    /// end of the range and no key is named in two chunks. (Only references within the
+    /// range belong here.)
     ///
     /// # Errors
     /// The key is less than the one before.
@@ -169,9 +175,10 @@ impl Chunker {
         Ok(None)
     }
 
-    /// The last chunk, open to the end of the bucket.
+    /// The last chunk, open to the end of the range.
     #[must_use]
-    pub fn finish(self) -> Chunk {
+    pub fn finish(mut self) -> Chunk {
+        self.current.range.up_to = self.up_to;
         self.current
     }
 }
@@ -182,8 +189,8 @@ mod tests {
 
     use super::*;
 
-    fn chunks(keys: &[String], per_chunk: usize) -> Vec<Chunk> {
-        let mut chunker = Chunker::new(per_chunk);
+    fn chunks(range: KeyRange, keys: &[String], per_chunk: usize) -> Vec<Chunk> {
+        let mut chunker = Chunker::new(range, per_chunk);
         let mut chunks = Vec::new();
         for key in keys {
             chunks.extend(chunker.push(key, ReferenceKind::Primary).unwrap());
@@ -206,12 +213,16 @@ mod tests {
         #[test]
         fn chunks_cover_every_key_once_and_keep_each_reference_in_its_range(
             mut keys in proptest::collection::vec("[a-c]{0,3}|고.?", 0..60),
+            after in proptest::option::of("[a-b]{1,2}"),
+            up_to in proptest::option::of("[b-c]{1,2}"),
             per_chunk in 1_usize..9,
         ) {
+            let range = KeyRange { after: after.map(ObjectKey::new), up_to: up_to.map(ObjectKey::new) };
+            keys.retain(|key| range.contains(key));
             keys.sort();
-            let chunks = chunks(&keys, per_chunk);
-            prop_assert_eq!(&chunks[0].range.after, &None);
-            prop_assert_eq!(&chunks[chunks.len() - 1].range.up_to, &None);
+            let chunks = chunks(range.clone(), &keys, per_chunk);
+            prop_assert_eq!(&chunks[0].range.after, &range.after);
+            prop_assert_eq!(&chunks[chunks.len() - 1].range.up_to, &range.up_to);
             for pair in chunks.windows(2) {
                 prop_assert_eq!(&pair[0].range.up_to, &pair[1].range.after);
                 prop_assert!(pair[0].range.up_to.is_some());
@@ -229,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_falling_key_is_an_error_even_across_a_cut() {
-        let mut chunker = Chunker::new(1);
+        let mut chunker = Chunker::new(KeyRange::default(), 1);
         for key in ["a", "b"] {
             chunker.push(key, ReferenceKind::Primary).unwrap();
         }

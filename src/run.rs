@@ -4,6 +4,7 @@
 mod apply;
 mod doubt;
 mod leftovers;
+mod ranges;
 
 use std::io;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use doubt::Doubted;
 use futures::FutureExt as _;
 use futures::future::try_join;
 use jiff::{SignedDuration, Timestamp};
+pub use ranges::ranges_in;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -135,6 +137,7 @@ async fn run_of<W: World>(
         problems: Vec::new(),
         doubt: false,
         more: More {
+            range: settings.scope.range().clone(),
             applied: reviewed.map(|reviewed| reviewed.header().run_id),
             ..More::default()
         },
@@ -301,9 +304,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         if settings.allowed.dry_run {
             return self.work(world, reviewed).await;
         }
-        let turn = self
-            .journal
-            .turn(settings.bucket(), settings.scope.prefix());
+        let turn = self.journal.turn(settings.bucket(), &settings.scope);
         match unless(self.stop, turn).await? {
             None => Ok(End::Stopped),
             Some(Turn::Another(refusal)) => Ok(End::Refused(vec![refusal])),
@@ -470,7 +471,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         {
             let marking = Marking {
                 rules: &settings.rules,
-                prefix: settings.scope.prefix(),
+                scope: &settings.scope,
                 per_chunk: self.portions.references_per_range,
             };
             let names = snapshot.names(settings.rules.keep_order()).await?;
@@ -600,6 +601,8 @@ impl<J: Journal + Sync> Run<'_, J> {
             cutoff,
             bucket: settings.bucket().to_owned(),
             prefix: settings.scope.prefix().clone(),
+            after: settings.scope.range().after.clone(),
+            up_to: settings.scope.range().up_to.clone(),
             include: settings.scope.include().to_vec(),
             exclude: settings.scope.exclude().to_vec(),
             references: settings.references.text().to_owned(),

@@ -1,9 +1,10 @@
-//! The scope of a run: a prefix and globs. What is out of scope is never touched.
+//! The scope of a run: a prefix, globs, and for a part of a distributed run its key range.
+//! What is out of scope is never touched.
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use thiserror::Error;
 
-use crate::key::Prefix;
+use crate::key::{KeyRange, Prefix};
 
 /// The extensions of images that are in scope unless `--include` says otherwise.
 pub const IMAGE_EXTENSIONS: [&str; 13] = [
@@ -14,6 +15,7 @@ pub const IMAGE_EXTENSIONS: [&str; 13] = [
 #[derive(Debug, Clone)]
 pub struct Scope {
     prefix: Prefix,
+    range: KeyRange,
     /// `None`: images.
     include: Option<Globs>,
     exclude: Globs,
@@ -41,6 +43,7 @@ impl Scope {
         };
         Ok(Self {
             prefix,
+            range: KeyRange::default(),
             include,
             exclude: Globs::new(exclude)?,
         })
@@ -57,6 +60,21 @@ impl Scope {
     pub fn below(&self, prefix: Prefix) -> Self {
         Self {
             prefix,
+            ..self.clone()
+        }
+    }
+
+    /// The keys that are listed, of those below the prefix.
+    #[must_use]
+    pub fn range(&self) -> &KeyRange {
+        &self.range
+    }
+
+    /// The same scope, but no key outside of the range.
+    #[must_use]
+    pub fn within(&self, range: KeyRange) -> Self {
+        Self {
+            range,
             ..self.clone()
         }
     }
@@ -80,7 +98,10 @@ impl Scope {
             .include
             .as_ref()
             .map_or_else(|| is_image(key), |include| include.matches(key));
-        included && self.prefix.contains(key) && !self.exclude.matches(key)
+        included
+            && self.prefix.contains(key)
+            && self.range.contains(key)
+            && !self.exclude.matches(key)
     }
 }
 
@@ -144,6 +165,7 @@ impl Globs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::ObjectKey;
 
     fn scope(prefix: &str, include: &[&str], exclude: &[&str]) -> Scope {
         let own = |globs: &[&str]| {
@@ -228,5 +250,30 @@ mod tests {
             [""; 0],
             "images need no globs"
         );
+    }
+
+    #[test]
+    fn a_scope_within_a_range_ends_with_it() {
+        let key = |text: &str| Some(ObjectKey::new(text));
+        let all = scope("images", &[], &[]);
+        assert!(all.range().is_whole());
+        let range = KeyRange {
+            after: key("images/b.png"),
+            up_to: key("images/d.png"),
+        };
+        let part = all.within(range.clone());
+        assert_eq!(part.range(), &range);
+        for (name, inside) in [
+            ("a", false),
+            ("b", false),
+            ("c", true),
+            ("d", true),
+            ("e", false),
+        ] {
+            let name = format!("images/{name}.png");
+            assert_eq!(part.contains(&name), inside, "{name}");
+            assert!(all.contains(&name));
+        }
+        assert!(!part.contains("images/c.txt"));
     }
 }

@@ -16,7 +16,7 @@ use crate::aws::FunctionArn;
 use crate::discovery::ColumnName;
 use crate::folders::Folders;
 use crate::guards::{Allowances, Doubts, Limits};
-use crate::key::{MAX_KEY_BYTES, Prefix};
+use crate::key::{KeyRange, MAX_KEY_BYTES, ObjectKey, Prefix};
 use crate::names::{NameRules, ReferenceForm};
 use crate::postgres::ReferencesQuery;
 use crate::scope::Scope;
@@ -174,6 +174,7 @@ impl Settings {
         let bucket = bucket_name(&given.text).map_err(|problem| given.wrong(problem))?;
         let prefix = raw.parsed(Setting::Prefix, folder)?.unwrap_or_default();
         let scope = scope(raw, prefix)?;
+        let scope = scope.within(key_range(raw, scope.prefix())?);
         let rules = rules(raw, bucket)?;
         let references = raw
             .one(Setting::References)
@@ -268,6 +269,7 @@ impl Settings {
             }
             tightened.scope = self.scope.below(prefix);
         }
+        tightened.scope = tightened.scope.within(event.narrow(&tightened.scope)?);
         if let Some(text) = &event.min_age {
             let min_age =
                 parse_age(text).map_err(|problem| ConfigError::new("min_age", problem))?;
@@ -489,6 +491,48 @@ fn default_concurrency() -> usize {
     std::thread::available_parallelism().map_or(8, |cores| (cores.get() * 16).clamp(8, 64))
 }
 
+/// The key range of a scope below the prefix, by raw settings.
+fn key_range(raw: &RawSettings, prefix: &Prefix) -> Result<KeyRange, ConfigError> {
+    let bound = |setting| raw.parsed(setting, |text| bound(text, prefix));
+    let range = KeyRange {
+        after: bound(Setting::After)?,
+        up_to: bound(Setting::UpTo)?,
+    };
+    match raw.one(Setting::UpTo) {
+        Some(given) if !holds_keys(&range) => Err(given.wrong(nothing_between(&range))),
+        _ => Ok(range),
+    }
+}
+
+/// A bound of a key range below the prefix.
+fn bound(text: &str, prefix: &Prefix) -> Result<ObjectKey, String> {
+    check_beginning(text)?;
+    if prefix.contains(text) {
+        Ok(ObjectKey::new(text))
+    } else {
+        Err(format!("{text:?} does not lie below the prefix '{prefix}'"))
+    }
+}
+
+fn holds_keys(range: &KeyRange) -> bool {
+    match range {
+        KeyRange {
+            after: Some(after),
+            up_to: Some(up_to),
+        } => after < up_to,
+        _ => true,
+    }
+}
+
+fn nothing_between(range: &KeyRange) -> String {
+    let shown = |key: &Option<ObjectKey>| key.as_ref().map_or("", ObjectKey::as_str).to_owned();
+    format!(
+        "{:?} does not come behind {:?}, where the range begins",
+        shown(&range.up_to),
+        shown(&range.after)
+    )
+}
+
 /// What an event may ask for.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EventOptions {
@@ -496,10 +540,46 @@ pub struct EventOptions {
     pub dry_run: Option<bool>,
     /// A folder below the configured prefix.
     pub prefix: Option<String>,
+    /// Only keys behind this one.
+    pub after: Option<String>,
+    /// Only keys up to this one.
+    pub up_to: Option<String>,
     /// A longer grace period.
     pub min_age: Option<String>,
     /// Fewer deletions.
     pub max_delete: Option<u64>,
     /// A lower limit.
     pub max_orphan_percent: Option<f64>,
+}
+
+impl EventOptions {
+    /// The key range that the event leaves of this scope's.
+    fn narrow(&self, scope: &Scope) -> Result<KeyRange, ConfigError> {
+        let configured = scope.range();
+        let given = |field: &'static str, text: Option<&String>| {
+            text.map(|text| {
+                let key = bound(text, scope.prefix())?;
+                if !configured.contains(text) && configured.after.as_ref() != Some(&key) {
+                    return Err(format!("{text:?} lies outside of the configured key range"));
+                }
+                Ok(key)
+            })
+            .transpose()
+            .map_err(|problem| ConfigError::new(field, problem))
+        };
+        let range = KeyRange {
+            after: given("after", self.after.as_ref())?.or_else(|| configured.after.clone()),
+            up_to: given("up_to", self.up_to.as_ref())?.or_else(|| configured.up_to.clone()),
+        };
+        if holds_keys(&range) {
+            Ok(range)
+        } else {
+            let field = if self.up_to.is_some() {
+                "up_to"
+            } else {
+                "after"
+            };
+            Err(ConfigError::new(field, nothing_between(&range)))
+        }
+    }
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::folders::HeldFolder;
-use crate::key::{ObjectKey, Prefix};
+use crate::key::{KeyRange, ObjectKey, Prefix};
 use crate::object::Outcome;
 use crate::recheck::Rechecked;
 use crate::uploads::UploadCounts;
@@ -237,6 +237,10 @@ pub struct Summary {
 /// What a summary says behind its contract's first fields.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct More {
+    /// The key range that the run was about, as `after` and `up_to`: only the bounds that
+    /// there were.
+    #[serde(flatten)]
+    pub range: KeyRange,
     /// Of the deleted bytes, those that are free now.
     pub freed_bytes: u64,
     /// Of the deleted bytes, those that are kept below a delete marker, where `restore` can

@@ -173,36 +173,61 @@ const BAD_EVENTS: &[(&str, &str)] = &[
         "dry_run: null is not the boolean true",
     ),
     (
+        r#"{"after": null, "up_to": "images/b"}"#,
+        "after: null is not a key",
+    ),
+    (
+        r#"{"after": "images2/a.png"}"#,
+        r#"after: "images2/a.png" does not lie below the prefix 'images/'"#,
+    ),
+    (
+        r#"{"after": "images/9.png"}"#,
+        r#"after: "images/9.png" lies outside of the configured key range"#,
+    ),
+    (r#"{"up_to": 7}"#, "up_to: 7 is not a key"),
+    (
+        r#"{"up_to": "images/9.png"}"#,
+        r#"up_to: "images/9.png" lies outside of the configured key range"#,
+    ),
+    (
+        r#"{"after": "images/c", "up_to": "images/b"}"#,
+        r#"up_to: "images/b" does not come behind "images/c", where the range begins"#,
+    ),
+    (
+        r#"{"after": "images/z"}"#,
+        r#"after: "images/z" does not come behind "images/z", where the range begins"#,
+    ),
+    (
         r#"{"dryrun": true}"#,
-        r#"event: "dryrun" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+        r#"event: "dryrun" is not an option; an event may say dry_run, prefix, after, up_to, min_age, max_delete, max_orphan_percent"#,
     ),
     (
         r#"{"dry-run": true}"#,
-        r#"event: "dry-run" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+        r#"event: "dry-run" is not an option; an event may say dry_run, prefix, after, up_to, min_age, max_delete, max_orphan_percent"#,
     ),
     (
         r#"{"Dry_Run": true}"#,
-        r#"event: "Dry_Run" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+        r#"event: "Dry_Run" is not an option; an event may say dry_run, prefix, after, up_to, min_age, max_delete, max_orphan_percent"#,
     ),
     (
         r#"{"a\u001b[2J\u202e\n": true}"#,
-        r#"event: "a\u{1b}[2J\u{202e}\n" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+        r#"event: "a\u{1b}[2J\u{202e}\n" is not an option; an event may say dry_run, prefix, after, up_to, min_age, max_delete, max_orphan_percent"#,
     ),
     (
         r#"{"bucket": "other"}"#,
-        r#"event: "bucket" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+        r#"event: "bucket" is not an option; an event may say dry_run, prefix, after, up_to, min_age, max_delete, max_orphan_percent"#,
     ),
     (
         r#"{"references": "SELECT 1"}"#,
-        r#"event: "references" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+        r#"event: "references" is not an option; an event may say dry_run, prefix, after, up_to, min_age, max_delete, max_orphan_percent"#,
     ),
     (
         r#"{"Records": [{"eventSource": "aws:s3"}]}"#,
-        r#"event: "Records" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+        r#"event: "Records" is not an option; an event may say dry_run, prefix, after, up_to, min_age, max_delete, max_orphan_percent"#,
     ),
     (
         r#"{"detail": {"dry_run": true}}"#,
-        r#"event: "detail" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+        r#"event: "detail" is not an option; an event may say dry_run, prefix, after, up_to, min_age, max_delete, max_orphan_percent"#,
     ),
     (
         r#"{"prefix": "images2"}"#,
@@ -318,7 +343,7 @@ const BAD_DETAILS: &[(&str, &str)] = &[
     ),
     (
         r#"{"dryrun": true}"#,
-        r#"event: "dryrun" is not an option; an event may say dry_run, prefix, min_age, max_delete, max_orphan_percent"#,
+        r#"event: "dryrun" is not an option; an event may say dry_run, prefix, after, up_to, min_age, max_delete, max_orphan_percent"#,
     ),
     (r#"{"dry_run": 1}"#, "dry_run: 1 is not the boolean true"),
 ];
@@ -342,6 +367,8 @@ async fn an_event_that_is_not_understood_or_loosens_is_refused_before_anything_i
         ("DATABASE_URL", &tripwire.url()),
         ("SWEEPER_PREFIX", "images"),
         ("SWEEPER_MAX_DELETE", "5"),
+        ("SWEEPER_AFTER", "images/a"),
+        ("SWEEPER_UP_TO", "images/z"),
     ]);
     let mut function = environment.function().await;
     let long = json!({"prefix": format!("images/{}", "x".repeat(1_100))}).to_string();

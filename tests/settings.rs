@@ -92,6 +92,16 @@ const BAD: &[(Setting, &str, &str)] = &[
         "an address, but keys begin with no scheme; give what stands behind the bucket or the host, like images/",
     ),
     (
+        Setting::After,
+        "s3://pictures/images/a.png",
+        "an address, but keys begin with no scheme; give what stands behind the bucket or the host, like images/",
+    ),
+    (
+        Setting::UpTo,
+        "https://cdn/images/a.png",
+        "an address, but keys begin with no scheme; give what stands behind the bucket or the host, like images/",
+    ),
+    (
         Setting::Include,
         "a[",
         "\"a[\" is not a glob: error parsing glob 'a[': unclosed character class; missing ']'",
@@ -400,8 +410,13 @@ async fn a_bad_value_is_refused_by_the_name_of_its_flag_or_variable() {
     let untouched = Untouched::new().await;
     let too_long = "x/".repeat(600);
     let long = "1200 bytes long, but a key has at most 1024";
-    let too_long = [Setting::Prefix, Setting::ReferencePrefix]
-        .map(|setting| (setting, too_long.as_str(), long));
+    let too_long = [
+        Setting::Prefix,
+        Setting::ReferencePrefix,
+        Setting::After,
+        Setting::UpTo,
+    ]
+    .map(|setting| (setting, too_long.as_str(), long));
     for (setting, value, refusal) in BAD.iter().chain(&too_long) {
         let (flag, variable) = setting.names();
         let by_flag = untouched
@@ -687,6 +702,44 @@ fn what_contradicts_itself_is_refused() {
 }
 
 #[test]
+fn a_key_range_lies_below_the_prefix_and_holds_keys() {
+    let with = |more: &[(Setting, &str)]| {
+        let base = [
+            (Setting::Bucket, "pictures"),
+            (Setting::DatabaseUrl, "postgres://u:p@localhost/d"),
+            (Setting::Report, "/tmp/ledger"),
+            (Setting::Prefix, "images"),
+        ];
+        settings(&[&base[..], more].concat()).map(|settings| settings.scope.range().clone())
+    };
+    let (after, up_to) = ("images/b.png", "images/c.png");
+    let range = with(&[(Setting::After, after), (Setting::UpTo, up_to)]).unwrap();
+    assert_eq!(range.to_string(), " after images/b.png up to images/c.png");
+    assert!(with(&[]).unwrap().is_whole());
+    assert!(with(&[(Setting::After, "images/")]).is_ok());
+    for (given, refusal) in [
+        (
+            vec![(Setting::After, "images2/a.png")],
+            "--after: \"images2/a.png\" does not lie below the prefix 'images/'",
+        ),
+        (
+            vec![(Setting::UpTo, "image")],
+            "--up-to: \"image\" does not lie below the prefix 'images/'",
+        ),
+        (
+            vec![(Setting::After, up_to), (Setting::UpTo, after)],
+            "--up-to: \"images/b.png\" does not come behind \"images/c.png\", where the range begins",
+        ),
+        (
+            vec![(Setting::After, after), (Setting::UpTo, after)],
+            "--up-to: \"images/b.png\" does not come behind \"images/b.png\", where the range begins",
+        ),
+    ] {
+        assert_eq!(with(&given).unwrap_err(), refusal);
+    }
+}
+
+#[test]
 fn commas_part_the_globs_of_a_variable_but_not_within_braces() {
     let raw = RawSettings::from_environment(
         [
@@ -721,26 +774,41 @@ fn configured() -> impl Strategy<Value = Settings> {
         proptest::option::of(0_u64..100),
         0_u32..=100,
         any::<bool>(),
+        (bound(), bound()),
     )
-        .prop_map(|(prefix, hours, max_delete, percent, dry_run)| {
-            let (age, percent) = (format!("{hours}h"), percent.to_string());
-            let max_delete = max_delete.map(|count| count.to_string());
-            let mut given = vec![
-                (Setting::Bucket, "pictures"),
-                (Setting::DatabaseUrl, "postgres://u:p@localhost/d"),
-                (Setting::Report, "/tmp/ledger"),
-                (Setting::Prefix, prefix),
-                (Setting::MinAge, &age),
-                (Setting::MaxOrphanPercent, &percent),
-            ];
-            given.extend(
-                max_delete
-                    .as_deref()
-                    .map(|count| (Setting::MaxDelete, count)),
-            );
-            given.extend(dry_run.then_some((Setting::DryRun, "true")));
-            settings(&given).unwrap()
-        })
+        .prop_filter_map(
+            "a range that holds no key",
+            |(prefix, hours, max_delete, percent, dry_run, (after, up_to))| {
+                let (age, percent) = (format!("{hours}h"), percent.to_string());
+                let max_delete = max_delete.map(|count| count.to_string());
+                let mut given = vec![
+                    (Setting::Bucket, "pictures"),
+                    (Setting::DatabaseUrl, "postgres://u:p@localhost/d"),
+                    (Setting::Report, "/tmp/ledger"),
+                    (Setting::Prefix, prefix),
+                    (Setting::MinAge, &age),
+                    (Setting::MaxOrphanPercent, &percent),
+                ];
+                given.extend(
+                    max_delete
+                        .as_deref()
+                        .map(|count| (Setting::MaxDelete, count)),
+                );
+                given.extend(dry_run.then_some((Setting::DryRun, "true")));
+                let in_order = after
+                    .as_ref()
+                    .zip(up_to.as_ref())
+                    .is_none_or(|(a, b)| a < b);
+                given.extend(after.as_deref().map(|key| (Setting::After, key)));
+                given.extend(up_to.as_deref().map(|key| (Setting::UpTo, key)));
+                in_order.then(|| settings(&given).unwrap())
+            },
+        )
+}
+
+/// A bound of a key range, below every prefix that is tried.
+fn bound() -> impl Strategy<Value = Option<String>> {
+    proptest::option::weighted(0.4, "images/2026/11/[a-c]")
 }
 
 fn event() -> impl Strategy<Value = EventOptions> {
@@ -757,14 +825,19 @@ fn event() -> impl Strategy<Value = EventOptions> {
         proptest::option::of(0_u64..2_000),
         proptest::option::of(0_u64..200),
         proptest::option::of(-10.0..110.0),
+        (bound(), bound()),
     )
         .prop_map(
-            |(dry_run, prefix, hours, max_delete, max_orphan_percent)| EventOptions {
-                dry_run,
-                prefix: prefix.map(str::to_owned),
-                min_age: hours.map(|hours| format!("{hours}h")),
-                max_delete,
-                max_orphan_percent,
+            |(dry_run, prefix, hours, max_delete, max_orphan_percent, (after, up_to))| {
+                EventOptions {
+                    dry_run,
+                    prefix: prefix.map(str::to_owned),
+                    after,
+                    up_to,
+                    min_age: hours.map(|hours| format!("{hours}h")),
+                    max_delete,
+                    max_orphan_percent,
+                }
             },
         )
 }
@@ -776,6 +849,12 @@ proptest! {
             return Ok(());
         };
         prop_assert!(tight.scope.prefix().extends(configured.scope.prefix()));
+        let range = tight.scope.range();
+        let probes = ["", "images/2026/11/a", "images/2026/11/b", "images/2026/11/bb", "images/2026/11/c", "images/x"];
+        prop_assert!(probes.iter().all(|key| !range.contains(key) || configured.scope.range().contains(key)));
+        prop_assert!(range.after.is_none() || range.up_to.is_none() || range.after < range.up_to);
+        prop_assert!(event.after.as_deref().is_none_or(|key| range.after.as_ref().is_some_and(|after| after.as_str() == key)));
+        prop_assert!(event.up_to.as_deref().is_none_or(|key| range.up_to.as_ref().is_some_and(|up_to| up_to.as_str() == key)));
         prop_assert!(tight.min_age >= configured.min_age);
         prop_assert!(tight.max_delete.unwrap_or(u64::MAX) <= configured.max_delete.unwrap_or(u64::MAX));
         prop_assert!(tight.limits.max_orphan_percent <= configured.limits.max_orphan_percent);
@@ -799,6 +878,8 @@ proptest! {
         let event = EventOptions {
             dry_run: Some(true),
             prefix: Some(configured.scope.prefix().as_str().to_owned()),
+            after: configured.scope.range().after.as_ref().map(|key| key.as_str().to_owned()),
+            up_to: configured.scope.range().up_to.as_ref().map(|key| key.as_str().to_owned()),
             min_age: Some(format!("{}s", configured.min_age.as_secs())),
             max_delete: Some(configured.max_delete.unwrap_or(7)),
             max_orphan_percent: Some(configured.limits.max_orphan_percent),

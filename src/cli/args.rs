@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::apply::ApplyArgs;
+use super::ranges::RangesArgs;
 use super::report::ReportArgs;
 use super::restore::RestoreArgs;
 use crate::settings::{RawSettings, Setting};
@@ -58,6 +59,9 @@ pub(super) enum Command {
     /// Check everything that a sweep needs, before the first one
     #[command(after_help = EXAMPLES)]
     Doctor(RunArgs),
+    /// Cut the scope in ranges, for the many functions of a distributed run
+    #[command(after_help = super::ranges::EXAMPLES)]
+    Ranges(RangesArgs),
     /// Show the whole story on servers of its own: needs no bucket and no database
     #[cfg(feature = "demo")]
     #[command(after_help = DEMO_EXAMPLES)]
@@ -117,6 +121,12 @@ pub(super) struct RunArgs {
     /// The folder that is swept; `images` means `images/` [env: SWEEPER_PREFIX] [default: the whole bucket]
     #[arg(long)]
     prefix: Option<String>,
+    /// Sweep only keys behind this one, in byte order [env: SWEEPER_AFTER]
+    #[arg(long, value_name = "KEY")]
+    after: Option<String>,
+    /// Sweep only keys up to this one, itself among them [env: SWEEPER_UP_TO]
+    #[arg(long, value_name = "KEY")]
+    up_to: Option<String>,
     /// Sweep only keys that match this glob: without `/` it matches the last segment, with `/` the whole key; repeatable [env: SWEEPER_INCLUDE, commas between] [default: image extensions]
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
@@ -218,6 +228,8 @@ impl RunArgs {
         for (setting, text) in [
             (Setting::Bucket, &self.bucket),
             (Setting::Prefix, &self.prefix),
+            (Setting::After, &self.after),
+            (Setting::UpTo, &self.up_to),
             (Setting::References, &self.references),
             (Setting::ReferenceForm, &self.reference_form),
             (Setting::ReferencePrefix, &self.reference_prefix),

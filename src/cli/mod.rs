@@ -4,6 +4,7 @@ mod apply;
 mod args;
 mod bar;
 mod log;
+mod ranges;
 mod report;
 mod restore;
 pub(crate) mod text;
@@ -78,6 +79,7 @@ async fn command(command: Command) -> anyhow::Result<u8> {
         Command::Restore(args) => restore::restore(args).await,
         Command::Report(args) => report::report(args).await,
         Command::Doctor(args) => examine(args).await,
+        Command::Ranges(args) => ranges::ranges(args).await,
         #[cfg(feature = "demo")]
         Command::Demo(args) => Box::pin(crate::demo::run(args.into())).await.map(|()| 0),
     }

@@ -91,6 +91,8 @@ pub(super) fn way_on(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
 /// What became of the bytes, and what else lies there.
 fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
     let More {
+        // Told in the first line.
+        range: _,
         freed_bytes,
         recoverable_bytes,
         recoverable_days,
@@ -169,7 +171,10 @@ fn headline(summary: &Summary) -> String {
         Status::Incomplete => "incomplete:",
         Status::Failed => "failed:",
     };
-    format!("{what} {place} in {seconds}.{tenths} s")
+    format!(
+        "{what} {place}{} in {seconds}.{tenths} s",
+        summary.more.range
+    )
 }
 
 fn write_held_back(to: &mut impl Write, summary: &Summary) -> io::Result<()> {

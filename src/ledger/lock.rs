@@ -29,9 +29,10 @@ use super::{Ledger, Place};
 use crate::chain::chain;
 use crate::guards::MAX_CLOCK_SKEW;
 use crate::hands::RecordError;
-use crate::key::Prefix;
+use crate::key::KeyRange;
 use crate::manifest::sha256;
 use crate::s3::{self, Condition, Put};
+use crate::scope::Scope;
 use crate::settings::ReportLocation;
 use crate::summary::Refusal;
 use crate::turn::{Alone, Hold, Turn};
@@ -51,6 +52,8 @@ struct Note {
     run_id: Uuid,
     bucket: String,
     prefix: String,
+    #[serde(flatten)]
+    range: KeyRange,
     since: Timestamp,
     /// When it is free though nobody let it go; `None` in a folder, where the system knows.
     expires: Option<Timestamp>,
@@ -111,7 +114,7 @@ enum Held {
         client: Client,
         bucket: String,
         key: String,
-        note: Note,
+        note: Box<Note>,
         etag: String,
     },
     Folder(File),
@@ -120,22 +123,25 @@ enum Held {
 }
 
 impl Ledger {
-    /// Claims the bucket and prefix for this run.
+    /// Claims the bucket's scope, as far as prefix and key range say it, for this run.
     ///
     /// # Errors
     /// The ledger cannot be written to, or the lock there cannot be read.
-    pub(super) async fn claim(&self, bucket: &str, prefix: &Prefix) -> Result<Turn, RecordError> {
+    pub(super) async fn claim(&self, bucket: &str, scope: &Scope) -> Result<Turn, RecordError> {
+        let (prefix, range) = (scope.prefix(), scope.range());
         // A prefix may hold what no file's name can.
-        let name = format!(
-            "{}/{bucket}-{}.json",
-            ReportLocation::LOCKS,
-            &sha256(prefix.as_str())[..16]
-        );
+        let digest = if range.is_whole() {
+            sha256(prefix.as_str())
+        } else {
+            sha256(&format!("{prefix:?} {range:?}"))
+        };
+        let name = format!("{}/{bucket}-{}.json", ReportLocation::LOCKS, &digest[..16]);
         let now = Timestamp::now();
         let mut note = Note {
             run_id: self.run_id,
             bucket: bucket.to_owned(),
             prefix: prefix.as_str().to_owned(),
+            range: range.clone(),
             since: now,
             expires: None,
             released: false,
@@ -177,7 +183,7 @@ async fn claim_object(
             client: client.clone(),
             bucket: bucket.to_owned(),
             key: key.clone(),
-            note: note.clone(),
+            note: Box::new(note.clone()),
             etag,
         }))
     };
@@ -393,6 +399,7 @@ mod tests {
             run_id: Uuid::nil(),
             bucket: "b".into(),
             prefix: String::new(),
+            range: KeyRange::default(),
             since: now,
             expires,
             released,

@@ -212,6 +212,8 @@ pub(crate) mod tests {
             cutoff: Timestamp::from_second(10).unwrap(),
             bucket: "pictures".to_owned(),
             prefix: Prefix::folder("images"),
+            after: None,
+            up_to: None,
             include: Vec::new(),
             exclude: Vec::new(),
             references: "SELECT 1".to_owned(),

@@ -107,7 +107,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         {
             let marking = Marking {
                 rules: &settings.rules,
-                prefix: settings.scope.prefix(),
+                scope: &settings.scope,
                 per_chunk: self.portions.references_per_range,
             };
             let names = snapshot.names(settings.rules.keep_order()).await?;

@@ -155,6 +155,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         Series {
             bucket: settings.bucket().to_owned(),
             prefix: settings.scope.prefix().clone(),
+            range: settings.scope.range().clone(),
             include: settings.scope.include().to_vec(),
             exclude: settings.scope.exclude().to_vec(),
             references_sha256: sha256(settings.references.text()),

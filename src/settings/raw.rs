@@ -17,6 +17,8 @@ use crate::names::Host;
 pub enum Setting {
     Bucket,
     Prefix,
+    After,
+    UpTo,
     Include,
     Exclude,
     References,
@@ -51,9 +53,11 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::Bucket,
         Self::Prefix,
+        Self::After,
+        Self::UpTo,
         Self::Include,
         Self::Exclude,
         Self::References,
@@ -92,6 +96,8 @@ impl Setting {
         match self {
             Self::Bucket => ("--bucket", "SWEEPER_BUCKET"),
             Self::Prefix => ("--prefix", "SWEEPER_PREFIX"),
+            Self::After => ("--after", "SWEEPER_AFTER"),
+            Self::UpTo => ("--up-to", "SWEEPER_UP_TO"),
             Self::Include => ("--include", "SWEEPER_INCLUDE"),
             Self::Exclude => ("--exclude", "SWEEPER_EXCLUDE"),
             Self::References => ("--references", "SWEEPER_REFERENCES"),

@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use jiff::SignedDuration;
 
 use super::{ConfigError, RawSettings, Setting, Settings};
+use crate::key::ObjectKey;
 use crate::manifest::Header;
 use crate::names::{Host, ReferenceForm};
 
 /// Every setting that a manifest decides.
-const DECIDED: [Setting; 9] = [
+const DECIDED: [Setting; 11] = [
     Setting::Bucket,
     Setting::Prefix,
+    Setting::After,
+    Setting::UpTo,
     Setting::Include,
     Setting::Exclude,
     Setting::References,
@@ -42,6 +45,8 @@ pub fn for_manifest(
     let differs = |setting| match setting {
         Setting::Bucket => settings.bucket() != header.bucket,
         Setting::Prefix => *settings.scope.prefix() != header.prefix,
+        Setting::After => settings.scope.range().after != header.after,
+        Setting::UpTo => settings.scope.range().up_to != header.up_to,
         Setting::Include => settings.scope.include() != header.include,
         Setting::Exclude => settings.scope.exclude() != header.exclude,
         Setting::References => settings.references.text() != header.references,
@@ -91,9 +96,12 @@ fn said(header: &Header, setting: Setting) -> Vec<String> {
             .collect()
     };
     let one = |text: &str| vec![text.to_owned()];
+    let bound = |key: Option<&ObjectKey>| key.map_or_else(Vec::new, |key| one(key.as_str()));
     match setting {
         Setting::Bucket => one(&header.bucket),
         Setting::Prefix => one(header.prefix.as_str()),
+        Setting::After => bound(header.after.as_ref()),
+        Setting::UpTo => bound(header.up_to.as_ref()),
         Setting::Include => header.include.clone(),
         Setting::Exclude => header.exclude.clone(),
         Setting::References => one(&header.references),

@@ -10,7 +10,7 @@ use orphan_sweeper::archive::{Ending, OutcomesWriter, Past, Recorded};
 use orphan_sweeper::chain::chain;
 use orphan_sweeper::folders::Folders;
 use orphan_sweeper::guards::{Allowances, Doubts, Limits};
-use orphan_sweeper::key::Prefix;
+use orphan_sweeper::key::{KeyRange, ObjectKey, Prefix};
 use orphan_sweeper::manifest::Manifest;
 use orphan_sweeper::names::{NameRules, ReferenceForm};
 use orphan_sweeper::object::{Outcome, SparedBy};
@@ -226,7 +226,14 @@ async fn noisy_night(sim: &Arc<Sim>, rng: &mut Rng, fault: Option<Kind>) {
     }
     wait(before).await;
     let dry = fault.is_none() && rng.percent(25);
-    let first = night(sim, rng.fork(), fault, dry, None);
+    // What these two bring is cut in two as well, and each half says too little of it.
+    let whole = matches!(fault, Some(Kind::RestoredLastWeek | Kind::StaleSnapshot));
+    if !whole && rng.percent(15) {
+        distributed(sim, rng, fault, dry).await;
+        wait(DAY / 2).await;
+        return;
+    }
+    let first = night(sim, rng.fork(), fault, dry, None, KeyRange::default());
     let other = rng.percent(30).then(|| {
         let late = if rng.percent(50) {
             rng.ms(0, window)
@@ -244,7 +251,9 @@ async fn noisy_night(sim: &Arc<Sim>, rng: &mut Rng, fault: Option<Kind>) {
             } else {
                 "runs beside or just behind another"
             });
-            night(sim, rng, None, false, reviewed.as_ref()).await;
+            let range = reviewed.as_ref().map(|reviewed| reviewed.header().range());
+            let range = range.unwrap_or_default();
+            night(sim, rng, None, false, reviewed.as_ref(), range).await;
         };
         futures::join!(first, second);
     } else {
@@ -254,6 +263,30 @@ async fn noisy_night(sim: &Arc<Sim>, rng: &mut Rng, fault: Option<Kind>) {
         undo(sim, rng).await;
     }
     wait(DAY / 2).await;
+}
+
+/// A night that two runs share, each with its part of the keys and an image that is always
+/// referenced.
+async fn distributed(sim: &Arc<Sim>, rng: &mut Rng, fault: Option<Kind>, dry: bool) {
+    let cut = Some(ObjectKey::new("images/anchor0.png"));
+    let lower = KeyRange {
+        after: None,
+        up_to: cut.clone(),
+    };
+    let upper = KeyRange {
+        after: cut,
+        up_to: None,
+    };
+    let (one, other) = if rng.percent(50) {
+        (lower, upper)
+    } else {
+        (upper, lower)
+    };
+    sim.state().coverage.count("nights shared by two parts");
+    futures::join!(
+        night(sim, rng.fork(), fault, dry, None, one),
+        night(sim, rng.fork(), None, dry, None, other),
+    );
 }
 
 fn settings(sim: &Sim, versioned: bool, fault: Option<Kind>, dry: bool) -> Settings {
@@ -302,6 +335,7 @@ async fn night(
     fault: Option<Kind>,
     dry: bool,
     reviewed: Option<&Reviewed>,
+    range: KeyRange,
 ) -> Option<Report> {
     let (run, versioned, crash) = {
         let mut state = sim.state();
@@ -352,7 +386,8 @@ async fn night(
         state.coverage.count(if dry { "dry runs" } else { "runs" });
         (state.runs.len() - 1, state.bucket.versioned, crash)
     };
-    let settings = settings(sim, versioned, fault, dry);
+    let mut settings = settings(sim, versioned, fault, dry);
+    settings.scope = settings.scope.within(range);
     let window = if sim.setup.is_slow() { 90_000 } else { 900 };
     let end = rng.ms(0, window);
     let began = sim.now();
@@ -646,7 +681,8 @@ async fn quiet_nights(sim: &Arc<Sim>) {
         let rng = sim.state().rng.fork();
         let before = figures(sim);
         let kept: BTreeSet<String> = kept(sim);
-        let Some(report) = night(sim, rng, None, false, None).await else {
+        let range = KeyRange::default();
+        let Some(report) = night(sim, rng, None, false, None, range).await else {
             return;
         };
         let counts = report.summary.counts;

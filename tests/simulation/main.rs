@@ -19,7 +19,8 @@
 //! An uploader whose rows commit late (up to just under the grace period), whose uploads are
 //! rolled back, and whose roll-backs fail; one who sends other bytes, or the same bytes, to a
 //! key that is taken; an editor who points a new row at an old object, in some histories just
-//! in the moment after a fresh check; somebody who deletes rows; a second run at once, and one
+//! in the moment after a fresh check; somebody who deletes rows; a second run at once, two that
+//! share a night, each with its part of the keys, and one
 //! that comes late; an operator who applies the manifest of another night, and one who undoes a
 //! run. Each is a task of its own, and messages take their seeded time, so everything
 //! may happen between any two steps of a run. A new actor is a function in `actors.rs`; one that
@@ -239,6 +240,7 @@ fn everything_happened(coverage: &Coverage) {
         "dry runs",
         "manifests of another night applied",
         "multipart uploads",
+        "nights shared by two parts",
         "orphans spared by a conflict",
         "orphans spared by the fresh check",
         "orphans spared by their ETag",
