@@ -1,7 +1,7 @@
 """Deploys the template into ministack, with the function as it is shipped, and follows a
 sweep's life: tried, turned on, started by the schedule, failing, killed, told of.
 
-    python tests/aws/deployed.py path/to/bootstrap
+    python tests/aws/deployed.py path/to/bootstrap path/to/orphan-sweeper
 
 What ministack does not do is done here, and said where it is: it makes no metrics of the
 lines that the function logs, and its clock cannot be turned.
@@ -25,8 +25,8 @@ NAMED = ["images/named-1.png", "images/named-2.png"]
 class Night:
     """A deployed function with its bucket, its database and all that it writes."""
 
-    def __init__(self, cloud, database, bootstrap):
-        self.cloud, self.database = cloud, database
+    def __init__(self, cloud, database, bootstrap, program):
+        self.cloud, self.database, self.program = cloud, database, program
         self.s3 = cloud.client("s3")
         self.s3.create_bucket(Bucket=BUCKET)
         self.s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
@@ -209,11 +209,15 @@ def by_the_schedule(night):
     UTC; that the time zone reaches the schedule is tests/template/check.py's to see."""
     night.put("images/night.png")
     night.sweep_until(1, {"dry_run": True})
+    night_comes(night, lambda: "images/night.png" not in night.keys())
+
+
+def night_comes(night, is_swept):
     # It looks every ten seconds, and first only to remember when it looked.
     soon = datetime.now(timezone.utc) + timedelta(seconds=90)
     cron = f"cron({soon.minute} {soon.hour} * * ? *)"
     night.stack.update(ScheduleExpression=cron, ScheduleState="ENABLED")
-    wait_for("the schedule", lambda: "images/night.png" not in night.keys())
+    wait_for("the schedule", is_swept)
     # Else it fires again tomorrow only, but a test is to leave nothing under way.
     night.stack.update(ScheduleState="DISABLED")
 
@@ -396,6 +400,84 @@ def named_again(night):
     assert night.sweep()["deleted"] == 1
 
 
+def executed(night, start):
+    """How the state machine ended that this started."""
+    sfn = night.cloud.client("stepfunctions")
+    arn = start()["executionArn"]
+    ended = wait_for("the execution", lambda: (e := sfn.describe_execution(executionArn=arn))["status"] != "RUNNING" and e)
+    return ended["status"], ended
+
+
+def distributed(night):
+    """The ranges that the command line cut, each swept by an invocation of its own: by the
+    stack's line, without a database, and by the schedule."""
+    many = [f"images/x/{n:03}.png" for n in range(300)]
+    for key in many:
+        night.put(key)
+        night.database.sql("INSERT INTO images VALUES (%s)", key)
+    orphans = ["images/n.png", "images/o.png", "images/x/150-left.png", "images/y.png"]
+    night.put(*orphans)
+    night.sweep_until(4, {"dry_run": True})
+    # The grace period is none here, so that each run's transaction is an old one to the other.
+    night.stack.update(RangesAtOnce="2", AllowOldTransactions="true")
+    outputs = night.stack.outputs
+    sfn = night.cloud.client("stepfunctions")
+
+    def by_hand(event=None):
+        return sfn.start_execution(stateMachineArn=outputs["StateMachineArn"], input=json.dumps(event or {}))
+
+    status, ended = executed(night, by_hand)
+    assert (status, ended["error"]) == ("FAILED", "States.ItemReaderFailed"), ended
+
+    cut = subprocess.run(
+        [night.program, "ranges", "--parts", "2", "--bucket", BUCKET, "--prefix", "images"],
+        env=clean_environment(DATABASE_URL=f"postgres://postgres:postgres@127.0.0.1:{night.database.port}/app"),
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE,
+    ).stdout
+    ranges = json.loads(cut)
+    assert len(ranges) == 2, ranges
+    bucket, _, key = outputs["RangesLocation"].removeprefix("s3://").partition("/")
+    night.s3.put_object(Bucket=bucket, Key=key, Body=cut)
+
+    status, ended = executed(night, lambda: shell(night, outputs["StartDistributed"]))
+    assert status == "SUCCEEDED", ended
+    runs = json.loads(ended["output"])["runs"]
+    assert [(run["status"], run["deleted"]) for run in runs] == [("dry_run", 0)] * 2, runs
+    assert sum(run["orphans"] for run in runs) == 4 and all(run["listed"] for run in runs), runs
+    assert set(orphans) <= set(night.keys()), "a dry run deleted"
+
+    # No range is swept by halves: without a database each says so, and so does the whole.
+    night.database.stop()
+    try:
+        status, ended = executed(night, by_hand)
+    finally:
+        night.database.start()
+    assert (status, ended["error"]) == ("FAILED", "SomeRangeFailed"), ended
+    history = sfn.get_execution_history(executionArn=ended["executionArn"])["events"]
+    assert "Database" in json.dumps(history, default=str), history
+    assert set(orphans) <= set(night.keys())
+
+    status, ended = executed(night, lambda: by_hand({"max_delete": 3}))
+    assert status == "SUCCEEDED", ended
+    runs = json.loads(ended["output"])["runs"]
+    assert sorted(run["status"] for run in runs) == ["completed"] * 2, runs
+    assert sum(run["deleted"] for run in runs) == 4, runs
+    assert not set(orphans) & set(night.keys()) and set(many) <= set(night.keys())
+    for run in runs:
+        told = night.metrics_of(run["run_id"])
+        assert (told["prefix"], told["deleted"]) == ("images/", run["deleted"]), told
+
+    night.put(*orphans)
+    night.sweep_until(4, {"dry_run": True})
+    night_comes(night, lambda: not set(orphans) & set(night.keys()))
+    night.stack.update(RangesAtOnce="0", AllowOldTransactions="false")
+    for key in many:
+        night.database.sql("DELETE FROM images WHERE name = %s", key)
+        night.s3.delete_object(Bucket=BUCKET, Key=key)
+
+
 def children(parent):
     """The functions' processes: those that this server started, by their parent."""
     found = []
@@ -412,10 +494,13 @@ def children(parent):
 
 
 def main():
-    bootstrap = Path(sys.argv[1]).resolve()
+    bootstrap, program = (Path(argument).resolve() for argument in sys.argv[1:3])
+    acts = (by_hand, undone, two_at_once, rotated, failing, refused, killed, killed_anywhere, named_again, by_the_schedule, distributed)
+    # Some of them only, by name: the first one turns the function on.
+    wanted = [act for act in acts if not sys.argv[3:] or act.__name__ in ("by_hand", *sys.argv[3:])]
     with postgres() as database, ministack() as cloud:
-        night = Night(cloud, database, bootstrap)
-        for act in (by_hand, undone, two_at_once, rotated, failing, refused, killed, killed_anywhere, named_again, by_the_schedule):
+        night = Night(cloud, database, bootstrap, program)
+        for act in wanted:
             act(night)
             print(f"{act.__name__}: ok", flush=True)
 

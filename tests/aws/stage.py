@@ -219,7 +219,8 @@ def transformed(text, code=None):
         def load(self):
             return {}
 
-    return json.dumps(transform(template, {}, NoManagedPolicies()))
+    # Inline, a template may be no longer than 51,200 characters.
+    return json.dumps(transform(template, {}, NoManagedPolicies()), separators=(",", ":"))
 
 
 def translated(code_bucket, code_key):

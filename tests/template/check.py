@@ -204,7 +204,12 @@ class Stack:
         raise AssertionError(f"the check does not know Fn::{name}")
 
     def of_type(self, kind):
-        return {n: r["Properties"] for n, r in self.resources.items() if r["Type"] == kind}
+        """Those that would be made."""
+        return {
+            n: r["Properties"]
+            for n, r in self.resources.items()
+            if r["Type"] == kind and self.condition_holds(n)
+        }
 
     def only(self, kind):
         found = self.of_type(kind)
@@ -287,7 +292,7 @@ def check_schedule(stack):
     assert target["RoleArn"] == "<ScheduleRole.Arn>"
 
 
-def check_permissions(stack):
+def check_roles(stack):
     for name in stack.of_type("AWS::IAM::Role"):
         for actions, resources, _ in stack.statements(name):
             for resource in resources:
@@ -295,6 +300,10 @@ def check_permissions(stack):
                 assert not wide, f"{name}: {sorted(wide)} on everything"
             for action in actions:
                 assert "*" not in action, f"{name}: {action}"
+
+
+def check_permissions(stack):
+    check_roles(stack)
     for actions, _, condition in stack.statements("SweeperRole"):
         assert set(actions) <= SWEEP_ACTIONS, f"{sorted(set(actions) - SWEEP_ACTIONS)}"
         if any(action.startswith("s3:") for action in actions):
@@ -467,6 +476,69 @@ def check_undo(template):
     assert 'HANDLER: &str = "restore"' in source
 
 
+def check_distributed(template):
+    """Nothing of it is there until it is asked for; then it may start the one function, and
+    the schedule starts it in the function's place."""
+    parts = {"Distributed", "DistributedRole", "DistributedNightly", "DistributedAlarm"}
+    alone = Stack(template)
+    assert not any(map(alone.condition_holds, parts))
+    topic = "arn:aws:sns:us-east-1:123456789012:topic"
+    stack = Stack(template, RangesAtOnce=7, AlarmTopicArn=topic)
+    assert all(map(stack.condition_holds, parts))
+    check_roles(stack)
+    function = stack.resources["Sweeper"]["Properties"]
+    assert function["ReservedConcurrentExecutions"] == 7
+    unreserved = Stack(template, RangesAtOnce=7, ReservedConcurrency="-1").resources["Sweeper"]["Properties"]
+    assert "ReservedConcurrentExecutions" not in unreserved
+    schedules = stack.of_type("AWS::Scheduler::Schedule")
+    assert {name: schedule["State"] for name, schedule in schedules.items()} == {
+        "SweeperNightly": "DISABLED",
+        "DistributedNightly": "ENABLED",
+    }
+    nightly, ours = schedules["SweeperNightly"], schedules["DistributedNightly"]
+    assert ours["Target"].pop("Arn") == "<Distributed>"
+    nightly["Target"].pop("Arn")
+    assert ours["Target"] == nightly["Target"]
+    for field in ("ScheduleExpression", "ScheduleExpressionTimezone", "FlexibleTimeWindow"):
+        assert ours[field] == nightly[field], field
+    off = Stack(template, RangesAtOnce=7, ScheduleState="DISABLED").of_type("AWS::Scheduler::Schedule")
+    assert {schedule["State"] for schedule in off.values()} == {"DISABLED"}
+    schedule = [(actions, resources) for actions, resources, _ in stack.statements("ScheduleRole")]
+    assert (["states:StartExecution"], ["<Distributed>"]) in schedule and len(schedule) == 3
+    name = stack.resources["Distributed"]["Properties"]["StateMachineName"]
+    arn = f"arn:aws:states:us-east-1:123456789012:{{}}:{name}"
+    granted = {action: resources for actions, resources, _ in stack.statements("DistributedRole") for action in actions}
+    assert granted == {
+        "lambda:InvokeFunction": ["<Sweeper.Arn>"],
+        "s3:GetObject": ["<LedgerBucket.Arn>/ledger/ranges.json"],
+        "states:StartExecution": [arn.format("stateMachine")],
+        "states:DescribeExecution": [arn.format("execution") + "/*"],
+        "states:StopExecution": [arn.format("execution") + "/*"],
+        "xray:PutTraceSegments": ["*"],
+        "xray:PutTelemetryRecords": ["*"],
+    }, granted
+    machine = json.loads(stack.resources["Distributed"]["Properties"]["DefinitionString"])
+    ranges = machine["States"]["Ranges"]
+    assert ranges["MaxConcurrency"] == 7
+    assert ranges["ItemReader"]["Parameters"] == {"Bucket": "<LedgerBucket>", "Key": "ledger/ranges.json"}
+    assert stack.outputs["RangesLocation"]["Value"] == "s3://<LedgerBucket>/ledger/ranges.json"
+    # A range that fails is caught, so that the others have their turn, and told in the end.
+    assert not [field for field in ranges if field.startswith("Tolerated")]
+    sweep = ranges["ItemProcessor"]["States"]["Sweep"]
+    assert sweep["Parameters"]["FunctionName"] == "<Sweeper.Arn>"
+    assert [caught["ErrorEquals"] for caught in sweep["Catch"]] == [["States.ALL"]]
+    # What began is not begun again: the next night does it.
+    assert [again["ErrorEquals"] for again in sweep["Retry"]] == [["Lambda.TooManyRequestsException"]]
+    assert machine["States"][machine["States"]["Judge"]["Choices"][0]["Next"]]["Type"] == "Fail"
+    alarm = stack.resources["DistributedAlarm"]["Properties"]
+    assert alarm["Dimensions"] == [{"Name": "StateMachineArn", "Value": "<Distributed>"}]
+    assert alarm["AlarmActions"] == [topic]
+    body = json.loads(stack.only("AWS::CloudWatch::Dashboard")["DashboardBody"])
+    summed = {widget["properties"]["title"] for widget in body["widgets"] if widget["properties"]["stat"] == "Sum"}
+    assert summed == {widget["properties"]["title"] for widget in body["widgets"]} - {"Duration"}
+    assert stack.outputs["StartDistributed"]["Value"].startswith("echo '{\"dry_run\":true}' |")
+
+
 def check_dead_letters(stack):
     queue = "<DeadLetters.Arn>"
     asynchronous = stack.only("AWS::Lambda::EventInvokeConfig")
@@ -481,6 +553,9 @@ def check_files():
     assert json.loads((ROOT / "events" / "nightly.json").read_text()) == {}
     assert json.loads((ROOT / "events" / "dry-run.json").read_text()) == {"dry_run": True}
     assert list(json.loads((ROOT / "events" / "one-prefix.json").read_text())) == ["prefix"]
+    assert list(json.loads((ROOT / "events" / "one-range.json").read_text())) == ["after", "up_to"]
+    # What a distributed run is started with goes to each of its ranges.
+    assert json.loads((ROOT / "events" / "distributed.json").read_text()) == {"dry_run": True}
     deploy = tomllib.loads((ROOT / "samconfig.toml").read_text())["default"]["deploy"]["parameters"]
     assert deploy["capabilities"] == "CAPABILITY_IAM"
 
@@ -611,7 +686,8 @@ def check_source(template):
     settings = (ROOT / "src" / "settings" / "raw.rs").read_text()
     read = set(re.findall(r'"--[a-z-]+",\s*"([A-Z_]+)"', settings))
     # The parameter MinAge takes whole hours from one on.
-    missing = read - CONTRACT - {"SWEEPER_ALLOW_SHORT_MIN_AGE"}
+    # A part of the keys is what an event asks for.
+    missing = read - CONTRACT - {"SWEEPER_ALLOW_SHORT_MIN_AGE", "SWEEPER_AFTER", "SWEEPER_UP_TO"}
     assert read > CONTRACT and not missing, f"src reads {sorted(missing)}, the template cannot set it"
 
 
@@ -628,6 +704,7 @@ def check(text):
     check_rules(template)
     check_alarms(template)
     check_undo(template)
+    check_distributed(template)
     check_parameters(template)
     check_scope(template)
     check_groups(text)
@@ -664,7 +741,22 @@ BREAKS = [
     ("Architectures: [!Ref Architecture]", "Architectures: [arm64]"),
     ("Timeout: 900", "Timeout: 60"),
     ("Runtime: provided.al2023", "Runtime: provided.al2"),
-    ("!If [Reserves, !Ref ReservedConcurrency, !Ref AWS::NoValue]", "!Ref ReservedConcurrency"),
+    ("        - Reserves\n", "        - HasPrefix\n"),
+    ("!If [Distributes, !Ref RangesAtOnce, !Ref ReservedConcurrency]", "!Ref ReservedConcurrency"),
+    ("            State: !If [Distributes, DISABLED, !Ref ScheduleState]", "            State: !Ref ScheduleState"),
+    ("      State: !Ref ScheduleState\n      Target", "      State: ENABLED\n      Target"),
+    ("    Condition: Distributes\n    Properties:\n      Description: !Sub Sweeps the ranges", "    Properties:\n      Description: !Sub Sweeps the ranges"),
+    ("                  Resource: !Ref Distributed\n", '                  Resource: "*"\n'),
+    ("Resource: !Sub ${LedgerBucket.Arn}/ledger/ranges.json", "Resource: !Sub ${LedgerBucket.Arn}/*"),
+    ("stateMachine:${AWS::StackName}-ranges", "stateMachine:*"),
+    ("execution:${AWS::StackName}-ranges/*", "execution:*"),
+    ('"MaxConcurrency": ${RangesAtOnce}', '"MaxConcurrency": "${RangesAtOnce}"'),
+    ('"Key": "ledger/ranges.json"', '"Key": "ranges.json"'),
+    ('"MaxConcurrency": ${RangesAtOnce}', '"MaxConcurrency": ${RangesAtOnce}, "ToleratedFailurePercentage": 100'),
+    ('"ErrorEquals": ["Lambda.TooManyRequestsException"]', '"ErrorEquals": ["States.ALL"]'),
+    ('"Type": "Fail",', '"Type": "Succeed",'),
+    ("Value: !Ref Distributed}]", "Value: !Ref DistributedRole}]"),
+    ("Stat: !If [Distributes, Sum, Maximum]", "Stat: Maximum"),
     ('Default: "1"', 'Default: "2"'),
     ("LogFormat: JSON", "LogFormat: Text"),
     ("        MaximumRetryAttempts: 0\n", "        MaximumRetryAttempts: 2\n"),
@@ -702,7 +794,7 @@ BREAKS = [
     ("Default: 365", "Default: 1"),
     ("            - LedgerExpires\n", "            - HasPrefix\n"),
     ("!GetAtt SweeperLogs.Arn", "!GetAtt Logs.Arn"),
-    ("Value: !Ref SweeperNightly", "Value: !Ref SweeperNightlySchedule"),
+    ("!Ref DistributedNightly, !Ref SweeperNightly]", "!Ref DistributedNightly, !Ref SweeperNightlySchedule]"),
     ("!Equals [!Ref Prefix, \"\"]", "!Equals [!Ref Prefiks, \"\"]"),
     ('                  "Null": {s3:if-match: "true"}', '                  "Null": {s3:if-match: "false"}'),
     ("                  - s3:DeleteObjectVersion\n", ""),
