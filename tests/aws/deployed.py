@@ -25,7 +25,7 @@ NAMED = ["images/named-1.png", "images/named-2.png"]
 class Night:
     """A deployed function with its bucket, its database and all that it writes."""
 
-    def __init__(self, cloud, database, bootstrap, program):
+    def __init__(self, cloud, database, bootstrap, program=None):
         self.cloud, self.database, self.program = cloud, database, program
         self.s3 = cloud.client("s3")
         self.s3.create_bucket(Bucket=BUCKET)
