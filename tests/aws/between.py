@@ -89,12 +89,16 @@ def transforming(cloud):
         if b"Action=CreateChangeSet" not in body:
             return body
         asked = dict(urllib.parse.parse_qsl(body.decode(), keep_blank_values=True))
-        if place := asked.pop("TemplateURL", None):
-            bucket, key = re.fullmatch(r"/([^/]+)/(.+)", urllib.parse.urlsplit(place).path).groups()
-            found = cloud.client("s3").get_object(Bucket=bucket, Key=key)
-            asked["TemplateBody"] = found["Body"].read().decode()
-        if "AWS::Serverless-2016-10-31" in asked["TemplateBody"]:
-            asked["TemplateBody"] = transformed(asked["TemplateBody"])
+        if "TemplateURL" not in asked:
+            # The client's own bucket, which needs no transformation.
+            return body
+        bucket, key = re.fullmatch(r"/([^/]+)/(.+)", urllib.parse.urlsplit(asked["TemplateURL"]).path).groups()
+        s3 = cloud.client("s3")
+        template = s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+        if "AWS::Serverless-2016-10-31" in template:
+            # Laid beside it: what is sent inline may be no longer than 51,200 characters.
+            s3.put_object(Bucket=bucket, Key=f"{key}.transformed", Body=transformed(template))
+            asked["TemplateURL"] += ".transformed"
         return urllib.parse.urlencode(asked).encode()
 
     return between(cloud, before=before)
