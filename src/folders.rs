@@ -399,6 +399,32 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_run_is_the_consecutive_objects_of_one_folder(
+            objects in proptest::collection::vec((prop_oneof![Just(""), Just("a/"), Just("b/"), Just("ab/")], any::<bool>()), 0..30),
+        ) {
+            let mut runs = FolderRuns::default();
+            let mut expected: Vec<(&str, u64, u64)> = Vec::new();
+            for (folder, referenced) in objects {
+                if expected.last().is_none_or(|(last, _, _)| *last != folder) {
+                    expected.push((folder, 0, 0));
+                }
+                let last = expected.len() - 1;
+                let key = format!("{folder}1.png");
+                if referenced {
+                    runs.referenced(&key);
+                    expected[last].1 += 1;
+                } else {
+                    runs.orphan(&key);
+                    expected[last].2 += 1;
+                }
+            }
+            let runs: Vec<_> = runs.iter().map(|run| (run.folder, run.referenced, run.orphans)).collect();
+            prop_assert_eq!(runs, expected);
+        }
+    }
+
+    proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
         #[test]

@@ -206,3 +206,147 @@ where
     }
     Ok(sorter.finish()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use futures::{FutureExt as _, StreamExt as _, stream};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::key::ObjectKey;
+    use crate::names::ReferenceForm;
+
+    #[derive(Debug, Error)]
+    #[error("the connection ended")]
+    struct Ended;
+
+    fn rules(form: ReferenceForm) -> NameRules {
+        NameRules {
+            bucket: "pics".to_owned(),
+            form,
+            prefix: String::new(),
+            hosts: Vec::new(),
+            foreign_hosts: Vec::new(),
+        }
+    }
+
+    fn marked(
+        form: ReferenceForm,
+        names: Vec<Result<Option<Bytes>, Ended>>,
+        per_chunk: usize,
+    ) -> Result<Vec<Chunk>, MarkError> {
+        let (rules, prefix) = (rules(form), Prefix::folder("a"));
+        let marking = Marking {
+            rules: &rules,
+            prefix: &prefix,
+            per_chunk,
+        };
+        // More than there can be: no test waits for a stream without end.
+        chunks(stream::iter(names), marking)
+            .take(1_000)
+            .try_collect()
+            .now_or_never()
+            .expect("nothing waits")
+    }
+
+    fn sound(names: &[Option<String>]) -> Vec<Result<Option<Bytes>, Ended>> {
+        let bytes = |name: &Option<String>| name.clone().map(Bytes::from);
+        names.iter().map(|name| Ok(bytes(name))).collect()
+    }
+
+    /// The keys of some chunks, each with how it is named and how often.
+    fn drain(chunks: Vec<Chunk>) -> BTreeMap<ObjectKey, (ReferenceKind, usize)> {
+        let mut keys = BTreeMap::new();
+        for mut chunk in chunks {
+            while let Some((key, _)) = chunk.first() {
+                let (key, before) = (ObjectKey::new(key), chunk.len());
+                if let Some(kind) = chunk.advance() {
+                    keys.insert(key, (kind, before - chunk.len()));
+                }
+            }
+        }
+        keys
+    }
+
+    proptest! {
+        /// Whatever the form and wherever it is cut: each name's keys below the prefix, and
+        /// nothing else.
+        #[test]
+        fn the_chunks_hold_what_the_names_protect(
+            mut paths in proptest::collection::vec(proptest::option::of("|[a-b]/[a+%]{0,2}|b.?"), 0..40),
+            is_url in any::<bool>(),
+            per_chunk in 1_usize..9,
+        ) {
+            // A `%` that stands for itself.
+            for path in paths.iter_mut().flatten() {
+                *path = path.replace('%', "%25");
+            }
+            let form = if is_url { ReferenceForm::Url } else { ReferenceForm::Key };
+            let names: Vec<Option<String>> = if is_url {
+                let url = |path: String| if path.is_empty() { path } else { format!("s3://pics/{path}") };
+                paths.into_iter().map(|path| path.map(url)).collect()
+            } else {
+                paths.sort();
+                paths
+            };
+            let mut expected: BTreeMap<ObjectKey, (ReferenceKind, usize)> = BTreeMap::new();
+            for name in names.iter().flatten() {
+                for reference in rules(form).widen(name).unwrap() {
+                    if reference.key.as_str().starts_with("a/") {
+                        let (kind, times) = expected.entry(reference.key).or_insert((reference.kind, 0));
+                        *kind = reference.kind.min(*kind);
+                        *times += 1;
+                    }
+                }
+            }
+            let chunks = marked(form, sound(&names), per_chunk).unwrap();
+            prop_assert_eq!(&chunks[0].range.after, &None);
+            prop_assert_eq!(&chunks[chunks.len() - 1].range.up_to, &None);
+            prop_assert_eq!(drain(chunks), expected);
+        }
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_read_ends_the_marking_wherever_it_stands() {
+        for form in [ReferenceForm::Key, ReferenceForm::Url] {
+            for place in 0..4 {
+                let names = ["a/1", "a/2", "a/3", "a/4"].map(|key| match form {
+                    ReferenceForm::Key => Some(key.to_owned()),
+                    ReferenceForm::Url => Some(format!("s3://pics/{key}")),
+                });
+                let with = |name: Result<Option<Bytes>, Ended>| {
+                    let mut names = sound(&names);
+                    names[place] = name;
+                    marked(form, names, 2).unwrap_err()
+                };
+                assert!(matches!(with(Err(Ended)), MarkError::Source(_)));
+                let foreign = Bytes::from_static(b"a/\xff");
+                assert!(matches!(with(Ok(Some(foreign))), MarkError::NotUtf8(_)));
+                let list = Bytes::from_static(b"[\"a/1\"]");
+                assert!(matches!(with(Ok(Some(list))), MarkError::Name(_)));
+            }
+        }
+        let falling = sound(&["a/2", "a/1"].map(|key| Some(key.to_owned())));
+        let error = marked(ReferenceForm::Key, falling, 2).unwrap_err();
+        assert!(matches!(error, MarkError::Disorder(_)));
+    }
+
+    #[test]
+    fn names_that_name_nothing_are_counted() {
+        let mut skipped = Skipped::default();
+        for (name, expected) in [
+            (None, None),
+            (Some(""), None),
+            (None, None),
+            (Some("a"), Some("a")),
+            (Some(""), None),
+            (Some(""), None),
+        ] {
+            let name = name.map(|name| Bytes::from_static(name.as_bytes()));
+            assert_eq!(text(name.as_ref(), &mut skipped).unwrap(), expected);
+        }
+        assert_eq!((skipped.null, skipped.empty), (2, 3));
+    }
+}

@@ -473,7 +473,14 @@ mod tests {
     #[test]
     fn names_of_the_wrong_form_are_errors_that_name_them_without_their_query() {
         assert!(refused(ReferenceForm::Url, "a/b.png").contains("'a/b.png' is not an http"));
-        assert!(refused(ReferenceForm::Url, "ftp://cdn.example.com/a").contains("is not an http"));
+        for bad in [
+            "ftp://cdn.example.com/a",
+            "https:///a",
+            "https://me@cdn.example.com/a",
+            "https://cdn.example.com\\@h/a",
+        ] {
+            assert!(refused(ReferenceForm::Url, bad).contains("is not an http"));
+        }
         assert!(
             refused(ReferenceForm::Url, "https://cdn.example.com/%ff.png")
                 .contains("does not decode")

@@ -261,3 +261,181 @@ fn told(ended: Result<Undone, LookError>) -> Result<String, String> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use futures::FutureExt as _;
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::object::{ETag, SparedBy};
+
+    /// Keeps the batches that it was given, and fails where it shall.
+    #[derive(Default)]
+    struct Ledger {
+        fails: bool,
+        batches: Mutex<Vec<u64>>,
+    }
+
+    impl Record for Ledger {
+        async fn outcomes(&self, batch: u64, _: &[(Orphan, Outcome)]) -> Result<(), RecordError> {
+            self.batches.lock().unwrap().push(batch);
+            if self.fails {
+                return Err(RecordError {
+                    context: "on a full disk".to_owned(),
+                    source: "no space left".into(),
+                });
+            }
+            Ok(())
+        }
+    }
+
+    /// What a row names now, and what becomes of the wish to take it back.
+    #[derive(Default)]
+    struct World {
+        named: HashMap<ObjectKey, bool>,
+        ends: HashMap<ObjectKey, Option<Undone>>,
+        /// Answers too few.
+        forgets: usize,
+    }
+
+    impl FreshCheck for World {
+        async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
+            let answers = keys.iter().skip(self.forgets).map(|key| self.named[*key]);
+            Ok(answers.collect())
+        }
+    }
+
+    impl TakeBack for World {
+        async fn take_back(&self, wanted: &[(&Orphan, Claim)]) -> Vec<Result<Undone, LookError>> {
+            wanted
+                .iter()
+                .map(|(orphan, claim)| {
+                    assert_eq!(*claim, Claim::Marker("marker".to_owned()));
+                    self.ends[&orphan.key].ok_or_else(|| LookError {
+                        code: None,
+                        message: "reset".to_owned(),
+                    })
+                })
+                .collect()
+        }
+    }
+
+    fn orphan(number: usize) -> Orphan {
+        Orphan {
+            key: ObjectKey::new(number.to_string()),
+            etag: ETag::new("\"e\""),
+            size: 1 + number as u64,
+            last_modified: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn deleted(marker: Option<&str>) -> Outcome {
+        Outcome::Deleted {
+            marker: marker.map(str::to_owned),
+        }
+    }
+
+    /// An outcome, whether a row names the key now, and how taking it back ends.
+    fn cases() -> impl Strategy<Value = Vec<(Outcome, bool, Option<Undone>)>> {
+        let outcome = prop_oneof![
+            4 => Just(deleted(Some("marker"))),
+            1 => Just(deleted(Some("null"))),
+            1 => Just(deleted(None)),
+            1 => Just(Outcome::Gone),
+            1 => Just(Outcome::Spared(SparedBy::Check)),
+        ];
+        let end = proptest::option::of(prop_oneof![
+            Just(Undone::Restored),
+            Just(Undone::Present),
+            Just(Undone::Newer),
+            Just(Undone::Lost),
+            Just(Undone::Untouched),
+        ]);
+        proptest::collection::vec((outcome, any::<bool>(), end), 0..50)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_deleted_and_is_named_now_is_told_and_taken_back_where_it_can_be(
+            cases in cases(),
+            batch in 1_usize..9,
+        ) {
+            let mut world = World::default();
+            let mut settled = Vec::new();
+            for (number, (outcome, named, end)) in cases.iter().enumerate() {
+                let orphan = orphan(number);
+                world.named.insert(orphan.key.clone(), *named);
+                world.ends.insert(orphan.key.clone(), *end);
+                settled.push((orphan, outcome.clone()));
+            }
+            let ledger = Ledger::default();
+            let memory = RememberingDeleted::new(&ledger).unwrap();
+            for (number, batch) in (0..).zip(settled.chunks(batch)) {
+                memory.outcomes(number, batch).now_or_never().unwrap().unwrap();
+            }
+            let remembered = memory.deleted();
+            let batches = ledger.batches.into_inner().unwrap();
+            prop_assert_eq!(batches.len(), settled.len().div_ceil(batch));
+            prop_assert!((0..).zip(batches).all(|(number, batch): (u64, u64)| number == batch));
+
+            let is_deleted = |outcome: &Outcome| matches!(outcome, Outcome::Deleted { .. });
+            let keeps = |outcome: &Outcome| *outcome == deleted(Some("marker"));
+            let recoverable = settled.iter().filter(|(_, outcome)| keeps(outcome)).map(|(orphan, _)| orphan.size);
+            prop_assert_eq!(remembered.recoverable_bytes(), recoverable.sum::<u64>());
+            prop_assert_eq!(remembered.is_empty(), !cases.iter().any(|(outcome, _, _)| is_deleted(outcome)));
+
+            let mut findings = Findings::default();
+            recheck(remembered, &world, &world, &mut findings).now_or_never().unwrap().unwrap();
+            let named: Vec<_> = (0..).zip(&cases).filter(|(_, (outcome, named, _))| is_deleted(outcome) && *named).collect();
+            let is_back = |outcome: &Outcome, end: Option<Undone>| keeps(outcome) && matches!(end, Some(Undone::Restored | Undone::Present));
+            let back = named.iter().filter(|(_, (outcome, _, end))| is_back(outcome, *end)).count();
+            prop_assert_eq!(findings.counts, Rechecked { referenced: named.len() as u64, restored: back as u64 });
+            prop_assert_eq!(findings.problems.len(), named.len().min(MAX_PROBLEMS));
+            for problem in &findings.problems {
+                let key = problem.key.as_ref().unwrap();
+                let (_, (outcome, _, end)) = named.iter().find(|(number, _)| orphan(*number).key == *key).unwrap();
+                prop_assert_eq!(problem.message.contains("it was restored"), is_back(outcome, *end), "{:?}", problem);
+                prop_assert_eq!(problem.message.contains("it is lost"), !keeps(outcome), "{:?}", problem);
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_ledger_lost_is_remembered_and_told() {
+        let ledger = Ledger {
+            fails: true,
+            ..Ledger::default()
+        };
+        let memory = RememberingDeleted::new(&ledger).unwrap();
+        let settled = [(orphan(1), deleted(None))];
+        let ended = memory.outcomes(0, &settled).now_or_never().unwrap();
+        assert!(ended.is_err());
+        assert!(!memory.deleted().is_empty());
+    }
+
+    #[test]
+    fn an_answer_for_fewer_keys_says_nothing() {
+        let ledger = Ledger::default();
+        let memory = RememberingDeleted::new(&ledger).unwrap();
+        let settled = [(orphan(1), deleted(None)), (orphan(2), deleted(None))];
+        memory
+            .outcomes(0, &settled)
+            .now_or_never()
+            .unwrap()
+            .unwrap();
+        let named = HashMap::from([1, 2].map(|number| (orphan(number).key, true)));
+        let world = World {
+            named,
+            forgets: 1,
+            ..World::default()
+        };
+        let mut findings = Findings::default();
+        let ended = recheck(memory.deleted(), &world, &world, &mut findings).now_or_never();
+        assert!(matches!(ended, Some(Err(RecheckError::Check(_)))));
+        assert_eq!(findings.counts, Rechecked::default());
+    }
+}

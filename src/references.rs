@@ -229,9 +229,13 @@ mod tests {
                 prop_assert!(pair[0].len() >= per_chunk);
             }
             for chunk in &chunks {
-                for key in drain(chunk.clone()) {
-                    prop_assert!(!chunk.range.is_after(&key) && !chunk.range.is_before(&key));
+                let keys = drain(chunk.clone());
+                for key in &keys {
+                    prop_assert!(!chunk.range.is_after(key) && !chunk.range.is_before(key));
                 }
+                // More only where one key is named again and again at the cut.
+                let over = keys.iter().skip(per_chunk - 1);
+                prop_assert!(over.clone().zip(over.skip(1)).all(|(key, next)| key == next));
             }
             let all: Vec<String> = chunks.into_iter().flat_map(drain).collect();
             prop_assert_eq!(all, keys);

@@ -179,6 +179,8 @@ mod tests {
             for reference in &references {
                 sorter.push(reference.clone()).unwrap();
             }
+            // Each keeps a file open: no more of them than it takes.
+            prop_assert_eq!(sorter.runs.len(), references.len().saturating_sub(1) / in_memory);
             let sorted: Vec<Reference> = sorter.finish().unwrap().collect::<io::Result<_>>().unwrap();
             references.sort();
             prop_assert_eq!(sorted, references);

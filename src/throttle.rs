@@ -123,6 +123,8 @@ fn count(keys: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     /// A storage that takes so many keys a second, with half a second's worth saved up, asked
@@ -180,5 +182,55 @@ mod tests {
             "the turn before is not over"
         );
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    fn rate_is(throttle: &Throttle, expected: f64) {
+        let rate = throttle.state().rate.unwrap();
+        assert!((rate - expected).abs() < 1e-6, "{rate}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_falls_once_a_moment_and_rises_with_every_key_taken() {
+        let throttle = Throttle::new();
+        let began = Instant::now();
+        let far = began + Duration::from_hours(1);
+        let at = |milliseconds| sleep_until(began + Duration::from_millis(milliseconds));
+        throttle.taken(1_000);
+        assert!(!throttle.holds_back());
+        throttle.refused(1_000);
+        assert!(throttle.holds_back());
+        rate_is(&throttle, STATED);
+        throttle.taken(1_000);
+        rate_is(&throttle, 3_600.0);
+        at(499).await;
+        throttle.refused(0);
+        rate_is(&throttle, 3_600.0);
+        at(500).await;
+        throttle.refused(0);
+        rate_is(&throttle, 3_060.0);
+        throttle.taken(1_000);
+        rate_is(&throttle, 3_070.0);
+        at(999).await;
+        throttle.refused(0);
+        rate_is(&throttle, 3_070.0);
+        // After the last refusal a pause, and after a request as long as its keys take.
+        assert!(throttle.turn(3_070, far).await);
+        assert_eq!(began.elapsed(), Duration::from_millis(1_099));
+        assert!(throttle.turn(307, far).await);
+        assert_eq!(began.elapsed(), Duration::from_millis(2_099));
+        assert!(throttle.turn(3_070, far).await);
+        assert_eq!(began.elapsed(), Duration::from_millis(2_199));
+        // What was refused has not used its turn, which the next one takes; the turn of another
+        // that still waits stays its own.
+        assert_eq!(throttle.turn(3_070, far).now_or_never(), None);
+        throttle.refused(3_070);
+        rate_is(&throttle, 2_609.5);
+        assert!(throttle.turn(0, far).await);
+        assert_eq!(began.elapsed(), Duration::from_millis(3_199));
+        for moment in 1..=100 {
+            at(3_500 + moment * 500).await;
+            throttle.refused(0);
+        }
+        rate_is(&throttle, SLOWEST);
     }
 }

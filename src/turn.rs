@@ -49,3 +49,49 @@ pub async fn during<T>(mut hold: Box<dyn Hold>, work: impl Future<Output = T>) -
     hold.release().await;
     done
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Writes down what it is asked to do.
+    #[derive(Debug, Default, Clone)]
+    struct Diary(Arc<Mutex<Vec<&'static str>>>);
+
+    impl Diary {
+        fn write(&self, word: &'static str) {
+            self.0.lock().unwrap().push(word);
+        }
+    }
+
+    impl Hold for Diary {
+        fn keep(&mut self) -> BoxFuture<'_, Infallible> {
+            self.write("kept");
+            std::future::pending().boxed()
+        }
+
+        fn release(&mut self) -> BoxFuture<'_, ()> {
+            async { self.write("released") }.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn others_are_held_off_until_the_work_is_done() {
+        let diary = Diary::default();
+        let work = async {
+            tokio::task::yield_now().await;
+            diary.write("done");
+            7
+        };
+        assert_eq!(during(Box::new(diary.clone()), work).await, 7);
+        assert_eq!(*diary.0.lock().unwrap(), ["kept", "done", "released"]);
+    }
+
+    #[tokio::test]
+    async fn where_nobody_else_can_be_the_work_is_done_too() {
+        let work = tokio::task::yield_now();
+        during(Box::new(Alone), work).await;
+    }
+}

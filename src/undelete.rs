@@ -201,3 +201,200 @@ fn judge<'a>(top: &'a Top, orphan: &Orphan, claim: &'a Claim) -> Verdict<'a> {
 fn is_object(version: Option<&KeyVersion>, etag: &ETag) -> bool {
     matches!(version, Some(KeyVersion { kind: VersionKind::Object(Some(its)), .. }) if its == etag)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures::FutureExt as _;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The versions of one key, the newest first.
+    struct Stack {
+        versions: Mutex<Vec<KeyVersion>>,
+        /// What stands there after a removal, where that is not what it should be.
+        then: Option<Vec<KeyVersion>>,
+        removed: Mutex<Vec<String>>,
+    }
+
+    impl Stack {
+        fn of(versions: Vec<KeyVersion>) -> Self {
+            Self {
+                versions: Mutex::new(versions),
+                then: None,
+                removed: Mutex::new(Vec::new()),
+            }
+        }
+    }
+
+    impl Undelete for Stack {
+        async fn top(&self, _: &ObjectKey) -> Result<Top, LookError> {
+            let versions = self.versions.lock().unwrap();
+            Ok(Top {
+                newest: versions.first().cloned(),
+                below: versions.get(1).cloned(),
+            })
+        }
+
+        async fn has_version(&self, _: &ObjectKey, id: &str) -> Result<bool, LookError> {
+            let versions = self.versions.lock().unwrap();
+            Ok(versions.iter().any(|version| version.id == id))
+        }
+
+        async fn remove_marker(&self, _: &ObjectKey, id: &str) -> Result<(), LookError> {
+            let mut versions = self.versions.lock().unwrap();
+            self.removed.lock().unwrap().push(id.to_owned());
+            match &self.then {
+                Some(then) => then.clone_into(&mut versions),
+                None => versions.retain(|version| version.id != id),
+            }
+            Ok(())
+        }
+    }
+
+    fn at(second: i64, nanosecond: i32) -> Timestamp {
+        Timestamp::new(second, nanosecond).unwrap()
+    }
+
+    fn orphan(key: &str) -> Orphan {
+        Orphan {
+            key: ObjectKey::new(key),
+            etag: ETag::new("\"e\""),
+            size: 1,
+            last_modified: at(0, 0),
+        }
+    }
+
+    fn version(id: &str, kind: VersionKind) -> KeyVersion {
+        KeyVersion {
+            id: id.to_owned(),
+            last_modified: Some(at(3, 0)),
+            kind,
+        }
+    }
+
+    fn object(id: &str, etag: &str) -> KeyVersion {
+        version(id, VersionKind::Object(Some(ETag::new(etag))))
+    }
+
+    fn marker(id: &str) -> KeyVersion {
+        version(id, VersionKind::Marker)
+    }
+
+    fn undone(stack: &Stack, claim: &Claim, look_only: bool) -> Result<Undone, LookError> {
+        undelete(stack, &orphan("a.png"), claim, look_only)
+            .now_or_never()
+            .expect("nothing waits")
+    }
+
+    fn ids() -> impl Strategy<Value = &'static str> {
+        prop_oneof![Just("0"), Just("1"), Just("2"), Just("null")]
+    }
+
+    fn stacks() -> impl Strategy<Value = Vec<KeyVersion>> {
+        let kind = prop_oneof![
+            3 => Just(VersionKind::Marker),
+            3 => Just(VersionKind::Object(Some(ETag::new("\"e\"")))),
+            1 => Just(VersionKind::Object(Some(ETag::new("\"other\"")))),
+            1 => Just(VersionKind::Object(None)),
+        ];
+        let version = (ids(), proptest::option::of(0_i64..6), kind);
+        proptest::collection::vec(version, 0..4).prop_map(|versions| {
+            let mut stack: Vec<KeyVersion> = Vec::new();
+            for (id, second, kind) in versions {
+                if stack.iter().all(|version| version.id != id) {
+                    stack.push(KeyVersion {
+                        id: id.to_owned(),
+                        last_modified: second.map(|second| at(second, 0)),
+                        kind,
+                    });
+                }
+            }
+            stack
+        })
+    }
+
+    fn claims() -> impl Strategy<Value = Claim> {
+        prop_oneof![
+            ids().prop_map(|id| Claim::Marker(id.to_owned())),
+            // Within a second, which S3's times do not show.
+            (0_i64..4, 0_i64..3).prop_map(|(from, seconds)| Claim::Within {
+                from: at(from, 900_000_000),
+                until: at(from + seconds, 950_000_000),
+            }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+        /// What is removed is the run's own marker, where it is the newest and right above the
+        /// version that was deleted; nothing else is touched, and the answer says why.
+        #[test]
+        fn only_the_runs_own_marker_right_above_what_was_deleted_is_removed(
+            before in stacks(),
+            claim in claims(),
+        ) {
+            let is_it = |version: &KeyVersion| version.kind == VersionKind::Object(Some(ETag::new("\"e\"")));
+            let is_claimed = |version: &KeyVersion| version.kind == VersionKind::Marker && version.id != "null" && match &claim {
+                Claim::Marker(id) => version.id == *id,
+                Claim::Within { from, until } => version.last_modified.is_some_and(|at| (from.as_second()..=until.as_second()).contains(&at.as_second())),
+            };
+            let removable = before.first().is_some_and(is_claimed) && before.get(1).is_some_and(is_it);
+            let expected = match &claim {
+                _ if removable => Undone::Restored,
+                Claim::Within { .. } => Undone::Untouched,
+                Claim::Marker(id) => match before.first() {
+                    None => Undone::Lost,
+                    Some(_) if id == "null" => Undone::Lost,
+                    Some(newest) if is_claimed(newest) => Undone::Lost,
+                    Some(newest) if is_it(newest) && before.iter().all(|version| version.id != *id) => Undone::Present,
+                    Some(_) => Undone::Newer,
+                },
+            };
+
+            let stack = Stack::of(before.clone());
+            let looked = if removable { Undone::Restorable } else { expected };
+            prop_assert_eq!(undone(&stack, &claim, true).unwrap(), looked);
+            prop_assert_eq!(&*stack.versions.lock().unwrap(), &before);
+
+            prop_assert_eq!(undone(&stack, &claim, false).unwrap(), expected);
+            let left = if removable { &before[1..] } else { &before[..] };
+            prop_assert_eq!(&stack.versions.lock().unwrap()[..], left);
+            prop_assert_eq!(stack.removed.lock().unwrap().len(), usize::from(removable));
+        }
+    }
+
+    #[test]
+    fn an_object_is_restored_only_when_it_stands_there_again() {
+        let restored = |then: Vec<KeyVersion>| {
+            let mut stack = Stack::of(vec![marker("2"), object("1", "\"e\"")]);
+            stack.then = Some(then);
+            undone(&stack, &Claim::Marker("2".to_owned()), false)
+        };
+        let it = || object("1", "\"e\"");
+        assert_eq!(restored(vec![it()]).unwrap(), Undone::Restored);
+        assert_eq!(restored(vec![]).unwrap(), Undone::Lost);
+        for newer in [marker("3"), object("3", "\"other\"")] {
+            assert_eq!(restored(vec![newer, it()]).unwrap(), Undone::Newer);
+        }
+        let error = restored(vec![marker("2"), it()]).unwrap_err();
+        assert_eq!(error.code.as_deref(), Some("NotRemoved"));
+    }
+
+    #[test]
+    fn of_many_each_has_its_answer() {
+        let stack = Stack::of(vec![marker("2"), object("1", "\"e\"")]);
+        let orphans = [orphan("a.png"), orphan("b.png")];
+        let wanted: Vec<_> = orphans
+            .iter()
+            .zip(["null", "2"])
+            .map(|(orphan, id)| (orphan, Claim::Marker(id.to_owned())))
+            .collect();
+        let answers = stack.take_back(&wanted).now_or_never().unwrap();
+        let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+        assert_eq!(answers, [Undone::Lost, Undone::Restored]);
+    }
+}
