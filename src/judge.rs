@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn chunks(names: &[String], per_chunk: usize) -> Vec<Result<Chunk, MarkError>> {
-        let mut chunker = Chunker::new(per_chunk);
+        let mut chunker = Chunker::new(KeyRange::default(), per_chunk);
         let mut chunks = Vec::new();
         for name in names {
             chunks.extend(chunker.push(name, ReferenceKind::Primary).unwrap().map(Ok));

@@ -215,7 +215,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::key::ObjectKey;
+    use crate::key::{ObjectKey, Prefix};
     use crate::names::ReferenceForm;
 
     #[derive(Debug, Error)]
@@ -237,10 +237,11 @@ mod tests {
         names: Vec<Result<Option<Bytes>, Ended>>,
         per_chunk: usize,
     ) -> Result<Vec<Chunk>, MarkError> {
-        let (rules, prefix) = (rules(form), Prefix::folder("a"));
+        let rules = rules(form);
+        let scope = Scope::new(Prefix::folder("a"), &[], &[]).unwrap();
         let marking = Marking {
             rules: &rules,
-            prefix: &prefix,
+            scope: &scope,
             per_chunk,
         };
         // More than there can be: no test waits for a stream without end.

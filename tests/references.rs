@@ -324,6 +324,9 @@ async fn commit_when_awaited(world: &World, other: &mut PgConnection) {
 /// ends.
 async fn snapshot_meanwhile(work: &str) -> (usize, Result<(), SnapshotError>) {
     let world = world().await;
+    world
+        .sql("CREATE TABLE spare (name text); CREATE SCHEMA hidden; CREATE SCHEMA hidden_old; CREATE TABLE hidden.images (name text)")
+        .await;
     let mut other = world.connect().await;
     other
         .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
@@ -355,6 +358,9 @@ async fn rows_lost_under_the_snapshot_are_noticed() {
         "TRUNCATE images; INSERT INTO images VALUES ('a.png'), ('b.png')",
         "CREATE TABLE fresh AS SELECT * FROM images; DROP TABLE images; ALTER TABLE fresh RENAME TO images",
         "ALTER TABLE images ALTER COLUMN name TYPE varchar(80) USING name || ''",
+        // A spare table that was there before, loaded and put in the other's place.
+        "INSERT INTO spare SELECT * FROM images; ALTER TABLE images RENAME TO old; ALTER TABLE spare RENAME TO images",
+        "INSERT INTO hidden.images SELECT * FROM images; ALTER TABLE images SET SCHEMA hidden_old; ALTER TABLE hidden.images SET SCHEMA public",
     ] {
         let (seen, ended) = snapshot_meanwhile(work).await;
         assert!(seen == 0 || seen == 2);
@@ -366,6 +372,97 @@ async fn rows_lost_under_the_snapshot_are_noticed() {
             "{work}: saw {seen}, ended {ended:?}"
         );
     }
+}
+
+/// A function's tables are locked by its statement, after that has taken its snapshot.
+#[tokio::test]
+async fn the_fresh_check_sees_the_rows_that_a_function_reads_of_a_reloaded_table() {
+    let world = World::new().await;
+    world
+        .sql("INSERT INTO images VALUES ('a.png'), ('x.png'); CREATE FUNCTION names() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; END $$")
+        .await;
+    let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
+    let query = ReferencesQuery::new("SELECT * FROM names()");
+    let snapshot = Snapshot::open(&database, &query).await.expect("opened");
+    let identity = snapshot.identity().clone();
+    snapshot.finish().await.expect("ended");
+    let check = PrimaryCheck::new(database, query, world.settings(&[]).rules, identity);
+    let keys = ["a.png", "b.png", "x.png"].map(ObjectKey::new);
+    let asked: Vec<&ObjectKey> = keys.iter().collect();
+    check.referenced(&asked).await.expect("asked");
+    for work in [
+        "TRUNCATE images; INSERT INTO images VALUES ('a.png'), ('x.png')",
+        "CREATE TABLE fresh AS SELECT * FROM images; DROP TABLE images; ALTER TABLE fresh RENAME TO images",
+    ] {
+        let mut other = world.connect().await;
+        other
+            .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+                "BEGIN; LOCK TABLE images IN ACCESS EXCLUSIVE MODE; {work}"
+            ))))
+            .await
+            .expect("worked");
+        let (named, ()) = tokio::join!(
+            check.referenced(&asked),
+            commit_when_awaited(&world, &mut other)
+        );
+        assert_eq!(named.expect("asked"), [true, false, true], "{work}");
+    }
+}
+
+/// Behind a foreign table rows may be truncated or filtered, and nothing here shows it.
+#[tokio::test]
+async fn a_query_that_reads_a_foreign_table_ends_the_run() {
+    let world = world().await;
+    world
+        .sql("CREATE FOREIGN DATA WRAPPER elsewhere; CREATE SERVER other FOREIGN DATA WRAPPER elsewhere; CREATE FOREIGN TABLE thumbs (name text) SERVER other")
+        .await;
+    let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
+    let query = ReferencesQuery::new("SELECT name FROM images UNION ALL SELECT name FROM thumbs");
+    let snapshot = Snapshot::open(&database, &query).await.expect("opened");
+    let SnapshotError(error) = snapshot.finish().await.expect_err("a foreign table");
+    assert!(
+        error.to_string().contains("reads thumbs, a foreign table"),
+        "{error}"
+    );
+}
+
+/// The driver asks for UTC; names that are made of days mean the days of the database.
+#[tokio::test]
+async fn names_are_made_in_the_time_zone_that_the_database_or_the_role_is_set_to() {
+    const DAYS: &str = "SELECT to_char(timestamptz '2026-11-25 20:00+00', 'YYYY-MM-DD') || '.png'";
+    let world = World::new().await;
+    let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
+    let query = ReferencesQuery::new(DAYS);
+    let days = async || {
+        let mut snapshot = Snapshot::open(&database, &query).await.expect("opened");
+        let names = snapshot.names(true).await.expect("reading");
+        let names: Vec<_> = names.try_collect().await.expect("read");
+        let identity = snapshot.identity().clone();
+        snapshot.finish().await.expect("ended");
+        let check = PrimaryCheck::new(
+            database.clone(),
+            query.clone(),
+            world.settings(&[]).rules,
+            identity,
+        );
+        let keys = ["2026-11-25.png", "2026-11-26.png"].map(ObjectKey::new);
+        let named = check.referenced(&keys.iter().collect::<Vec<_>>()).await;
+        (names, named.expect("asked"))
+    };
+    let of = |day: &str, named: [bool; 2]| {
+        (
+            vec![Some(bytes::Bytes::from(format!("2026-11-{day}.png")))],
+            named.to_vec(),
+        )
+    };
+    assert_eq!(days().await, of("25", [true, false]));
+    let set = "DO $$ BEGIN EXECUTE format($f$ALTER DATABASE %I SET timezone = 'Asia/Seoul'$f$, current_database()); EXECUTE format($f$ALTER DATABASE %I SET DateStyle = 'SQL, DMY'$f$, current_database()); END $$";
+    world.sql(set).await;
+    assert_eq!(days().await, of("26", [false, true]));
+    // A role's own, in this database, comes before it.
+    let set = "DO $$ BEGIN EXECUTE format($f$ALTER ROLE %I IN DATABASE %I SET timezone = 'America/New_York'$f$, current_user, current_database()); END $$";
+    world.sql(set).await;
+    assert_eq!(days().await, of("25", [true, false]));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use super::connect::{Isolation, execute};
 use super::examine::explain;
 use super::query::{Collation, literal};
-use super::snapshot::{copy_out, identify};
+use super::snapshot::{copy_out, first_column, identify};
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::hands::{CheckError, FreshCheck, Identity};
 use crate::key::ObjectKey;
@@ -20,6 +20,19 @@ use crate::names::NameRules;
 /// the whole table than to look each one up (on a million rows for 8,000 names: 130 ms on
 /// three cores, against 30 ms on one).
 const NAMES_AT_ONCE: usize = 1_000;
+
+/// How often a question is put that locks tables anew each time.
+const MOST_QUESTIONS: usize = 4;
+
+/// Which tables this transaction holds locks on, those of the system left out.
+async fn locked_tables(connection: &mut PgConnection) -> Result<Option<String>, DatabaseError> {
+    const LOCKED: &str = "SELECT string_agg(DISTINCT l.relation::text, ',') \
+        FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
+        WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind IN ('r', 'm', 'p') \
+        AND c.relnamespace <> 'pg_catalog'::regnamespace \
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    first_column(connection, LOCKED, "look for the tables that are read").await
+}
 
 /// How the database is asked about some keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,15 +92,7 @@ impl PrimaryCheck {
         // Locks the tables before the statement that reads them takes its snapshot, so that a
         // truncation in between cannot hide rows.
         self.query.validate(&mut connection).await?;
-        let named = match self.method(&mut connection, keys).await? {
-            Method::Index(collation) => self.by_index(&mut connection, keys, collation).await?,
-            Method::Reread => {
-                // To plan a statement locks all that it reads, partitions and children, too,
-                // before the COPY takes its snapshot.
-                explain(&mut connection, &self.query.select()).await?;
-                self.by_reading_all(&mut connection, keys).await?
-            }
-        };
+        let named = self.settled(&mut connection, keys).await?;
         execute(&mut connection, "ROLLBACK".to_owned())
             .await
             .map_err(statement("end the transaction"))?;
@@ -96,6 +101,45 @@ impl PrimaryCheck {
             .await
             .map_err(statement("close the connection"))?;
         Ok(named)
+    }
+
+    /// The answer of a question that locked no table anew. What a function of the query reads
+    /// is locked only by its statement, whose snapshot is older than the lock: a truncation
+    /// in between would have hidden rows. Asked once more, with all its locks held, it sees
+    /// them.
+    async fn settled(
+        &self,
+        connection: &mut PgConnection,
+        keys: &[&ObjectKey],
+    ) -> Result<Vec<bool>, DatabaseError> {
+        let mut locked = locked_tables(connection).await?;
+        for _ in 0..MOST_QUESTIONS {
+            let named = self.question(connection, keys).await?;
+            let before = locked;
+            locked = locked_tables(connection).await?;
+            if locked == before {
+                return Ok(named);
+            }
+        }
+        Err(DatabaseError::Query(format!(
+            "read other tables each of {MOST_QUESTIONS} times that it was asked, so that its answer cannot be trusted"
+        )))
+    }
+
+    async fn question(
+        &self,
+        connection: &mut PgConnection,
+        keys: &[&ObjectKey],
+    ) -> Result<Vec<bool>, DatabaseError> {
+        match self.method(connection, keys).await? {
+            Method::Index(collation) => self.by_index(connection, keys, collation).await,
+            Method::Reread => {
+                // To plan a statement locks all that it reads, partitions and children, too,
+                // before the COPY takes its snapshot.
+                explain(connection, &self.query.select()).await?;
+                self.by_reading_all(connection, keys).await
+            }
+        }
     }
 
     /// The name that means the key; `None` where no name can, as with a NUL, which

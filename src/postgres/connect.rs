@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _};
 use thiserror::Error;
 use tokio::time::timeout;
 use url::Url;
 
 use super::access::Access;
+use super::query::literal;
 use super::said::Said;
 use super::{DatabaseError, roots, statement};
 use crate::chain::chain;
@@ -232,6 +233,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a statement may take: a long read holds back migrations and vacuum.
 const STATEMENT_TIMEOUT_MS: u64 = 10 * 60 * 1_000;
 
+/// What the database or the role sets, which the driver puts UTC and ISO dates in the place of
+/// when it connects: names may be made of local days.
+const OWN_SETTINGS: &str = "SELECT name, value FROM ( \
+    SELECT DISTINCT ON (lower(split_part(c, '=', 1))) lower(split_part(c, '=', 1)) AS name, substr(c, strpos(c, '=') + 1) AS value \
+    FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c \
+    WHERE lower(split_part(c, '=', 1)) IN ('timezone', 'datestyle') \
+    AND s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user)) \
+    AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
+    ORDER BY lower(split_part(c, '=', 1)), s.setrole = 0, s.setdatabase = 0) AS own";
+
 impl Database {
     /// The database at this address.
     #[must_use]
@@ -284,6 +295,13 @@ impl Database {
             Isolation::RepeatableRead => "REPEATABLE READ",
             Isolation::ReadCommitted => "READ COMMITTED",
         };
+        // Read before the transaction: its first query takes the snapshot, and that is not to
+        // be older than it must.
+        let own = sqlx::query(OWN_SETTINGS)
+            .persistent(false)
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(statement("read the settings of the role"))?;
         // Row level security would silently filter rows; off, it makes that an error:
         // https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-ROW-SECURITY
         for text in [
@@ -297,6 +315,17 @@ impl Database {
             execute(connection, text)
                 .await
                 .map_err(statement("begin a transaction"))?;
+        }
+        for row in own {
+            const TRIED: &str = "set what the role sets";
+            let name: String = row.try_get(0).map_err(statement(TRIED))?;
+            let value: String = row.try_get(1).map_err(statement(TRIED))?;
+            execute(
+                connection,
+                format!("SET LOCAL {name} = {}", literal(&value)),
+            )
+            .await
+            .map_err(statement(TRIED))?;
         }
         Ok(())
     }

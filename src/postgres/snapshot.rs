@@ -12,16 +12,27 @@ use crate::hands::{Identity, Names, ReferenceSnapshot, SnapshotError};
 
 /// The relations that lost rows for this snapshot: those whose files were replaced after it
 /// was taken (TRUNCATE and a rewriting ALTER are not versioned:
-/// <https://www.postgresql.org/docs/current/mvcc-caveats.html>), and tables so new that the
-/// snapshot does not know them. `pg_class` is read as of the snapshot,
-/// `pg_relation_filenode` as of now.
+/// <https://www.postgresql.org/docs/current/mvcc-caveats.html>), tables so new that the
+/// snapshot does not know them, and tables that had another name then: they were put in the
+/// place of what the query meant. `pg_class` is read as of the snapshot,
+/// `pg_relation_filenode` and `pg_identify_object` as of now.
 const REWRITTEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') \
     FROM pg_locks AS l LEFT JOIN pg_class AS c ON c.oid = l.relation \
+    LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace \
     WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' \
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
     AND CASE WHEN c.oid IS NULL THEN pg_get_indexdef(l.relation) IS NULL \
         ELSE c.relkind IN ('r', 'm', 't') AND c.relfilenode <> 0 \
-            AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid) END";
+            AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid) \
+        OR c.relkind IN ('r', 'm', 'p', 'v') AND c.relpersistence <> 't' \
+            AND (pg_identify_object('pg_class'::regclass, c.oid, 0)).identity IS DISTINCT FROM format('%I.%I', n.nspname, c.relname) END";
+
+/// The foreign tables that were read: whether their rows were truncated, or filtered by row
+/// level security, cannot be seen from here.
+const FOREIGN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') \
+    FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
+    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind = 'f' \
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// A read-only transaction with one snapshot, in which the references query was found good.
 #[derive(Debug)]
@@ -76,12 +87,21 @@ impl ReferenceSnapshot for Snapshot {
         Ok(names.map_err(SnapshotError::from).boxed())
     }
 
-    /// Fails where a table was truncated or rewritten under the snapshot.
+    /// Fails where a table was truncated, rewritten or replaced under the snapshot, or where
+    /// nobody could tell.
     async fn finish(mut self) -> Result<(), SnapshotError> {
         let relations: Option<String> =
             first_column(&mut self.connection, REWRITTEN, "look for rewritten tables").await?;
         if let Some(relations) = relations {
             return Err(DatabaseError::Rewritten { relations }.into());
+        }
+        let foreign: Option<String> =
+            first_column(&mut self.connection, FOREIGN, "look for foreign tables").await?;
+        if let Some(tables) = foreign {
+            return Err(DatabaseError::Query(format!(
+                "reads {tables}, a foreign table: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database"
+            ))
+            .into());
         }
         execute(&mut self.connection, "ROLLBACK".to_owned())
             .await
