@@ -200,7 +200,7 @@ pub struct RecallError {
 
 /// Runs that can be compared: of one scope, by one query. How names become keys is no part of
 /// it, so that a change which makes them miss is noticed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Series {
     /// The bucket.
@@ -208,7 +208,7 @@ pub struct Series {
     /// The prefix.
     pub prefix: Prefix,
     /// The key range of a part of a distributed run.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "KeyRange::is_whole")]
     pub range: KeyRange,
     /// The including globs.
     pub include: Vec<String>,
@@ -224,6 +224,31 @@ impl Series {
     pub fn digest(&self) -> String {
         // The debug form quotes and escapes each text, so that none can run into the next.
         sha256(&format!("{self:?}"))
+    }
+}
+
+impl fmt::Debug for Series {
+    /// Without a range where there is none: a digest that changed would lose every baseline
+    /// of runs before, in silence.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            bucket,
+            prefix,
+            range,
+            include,
+            exclude,
+            references_sha256,
+        } = self;
+        let mut shown = f.debug_struct("Series");
+        shown.field("bucket", bucket).field("prefix", prefix);
+        if !range.is_whole() {
+            shown.field("range", range);
+        }
+        shown
+            .field("include", include)
+            .field("exclude", exclude)
+            .field("references_sha256", references_sha256)
+            .finish()
     }
 }
 
@@ -307,4 +332,50 @@ pub trait Journal: Record {
 
     /// Writes the answer.
     fn summary(&self, summary: &Summary) -> impl Future<Output = Result<(), RecordError>> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_keeps_its_name_and_each_range_has_one_of_its_own() {
+        let whole = Series {
+            bucket: "pictures".to_owned(),
+            prefix: Prefix::folder("images"),
+            range: KeyRange::default(),
+            include: vec!["*.png".to_owned()],
+            exclude: Vec::new(),
+            references_sha256: "abc".to_owned(),
+        };
+        // What its digest was of before there were ranges.
+        assert_eq!(
+            format!("{whole:?}"),
+            r#"Series { bucket: "pictures", prefix: Prefix("images/"), include: ["*.png"], exclude: [], references_sha256: "abc" }"#
+        );
+        let lower = Series {
+            range: KeyRange {
+                after: None,
+                up_to: Some(ObjectKey::new("images/m")),
+            },
+            ..whole.clone()
+        };
+        let upper = Series {
+            range: KeyRange {
+                after: Some(ObjectKey::new("images/m")),
+                up_to: None,
+            },
+            ..whole.clone()
+        };
+        let digests = [&whole, &lower, &upper].map(Series::digest);
+        assert!(digests[0] != digests[1] && digests[1] != digests[2] && digests[0] != digests[2]);
+        for series in [whole, lower, upper] {
+            let written = serde_json::to_string(&series).unwrap();
+            assert_eq!(
+                serde_json::from_str::<Series>(&written).unwrap(),
+                series,
+                "{written}"
+            );
+        }
+    }
 }

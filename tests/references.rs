@@ -9,7 +9,7 @@ use orphan_sweeper::hands::{FreshCheck as _, Identity, ReferenceSnapshot as _, S
 use orphan_sweeper::key::ObjectKey;
 use orphan_sweeper::local::s3::Operation;
 use orphan_sweeper::postgres::{
-    Database, DatabaseError, DatabaseUrl, PrimaryCheck, ReferencesQuery, Snapshot,
+    Database, DatabaseError, DatabaseUrl, PrimaryCheck, ReferencesQuery, Snapshot, examine,
 };
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
@@ -374,6 +374,16 @@ async fn rows_lost_under_the_snapshot_are_noticed() {
     }
 }
 
+/// A fresh check of what this query names in the world's database.
+async fn primary_check(world: &World, query: &str) -> PrimaryCheck {
+    let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
+    let query = ReferencesQuery::new(query);
+    let snapshot = Snapshot::open(&database, &query).await.expect("opened");
+    let identity = snapshot.identity().clone();
+    snapshot.finish().await.expect("ended");
+    PrimaryCheck::new(database, query, world.settings(&[]).rules, identity)
+}
+
 /// A function's tables are locked by its statement, after that has taken its snapshot.
 #[tokio::test]
 async fn the_fresh_check_sees_the_rows_that_a_function_reads_of_a_reloaded_table() {
@@ -381,12 +391,7 @@ async fn the_fresh_check_sees_the_rows_that_a_function_reads_of_a_reloaded_table
     world
         .sql("INSERT INTO images VALUES ('a.png'), ('x.png'); CREATE FUNCTION names() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; END $$")
         .await;
-    let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
-    let query = ReferencesQuery::new("SELECT * FROM names()");
-    let snapshot = Snapshot::open(&database, &query).await.expect("opened");
-    let identity = snapshot.identity().clone();
-    snapshot.finish().await.expect("ended");
-    let check = PrimaryCheck::new(database, query, world.settings(&[]).rules, identity);
+    let check = primary_check(&world, "SELECT * FROM names()").await;
     let keys = ["a.png", "b.png", "x.png"].map(ObjectKey::new);
     let asked: Vec<&ObjectKey> = keys.iter().collect();
     check.referenced(&asked).await.expect("asked");
@@ -424,6 +429,14 @@ async fn a_query_that_reads_a_foreign_table_ends_the_run() {
         error.to_string().contains("reads thumbs, a foreign table"),
         "{error}"
     );
+    // The doctor says so before the first run does.
+    let error = examine(&database, &query)
+        .await
+        .expect_err("a foreign table");
+    assert!(
+        error.to_string().contains("reads thumbs, a foreign table"),
+        "{error}"
+    );
 }
 
 /// The driver asks for UTC; names that are made of days mean the days of the database.
@@ -437,14 +450,8 @@ async fn names_are_made_in_the_time_zone_that_the_database_or_the_role_is_set_to
         let mut snapshot = Snapshot::open(&database, &query).await.expect("opened");
         let names = snapshot.names(true).await.expect("reading");
         let names: Vec<_> = names.try_collect().await.expect("read");
-        let identity = snapshot.identity().clone();
         snapshot.finish().await.expect("ended");
-        let check = PrimaryCheck::new(
-            database.clone(),
-            query.clone(),
-            world.settings(&[]).rules,
-            identity,
-        );
+        let check = primary_check(&world, DAYS).await;
         let keys = ["2026-11-25.png", "2026-11-26.png"].map(ObjectKey::new);
         let named = check.referenced(&keys.iter().collect::<Vec<_>>()).await;
         (names, named.expect("asked"))
@@ -471,13 +478,7 @@ async fn the_fresh_check_sees_the_rows_of_a_partition_that_is_reloaded_meanwhile
     world
         .sql("DROP TABLE images; CREATE TABLE images (name text) PARTITION BY RANGE (name); CREATE TABLE p1 PARTITION OF images FOR VALUES FROM ('a') TO ('n'); CREATE TABLE p2 PARTITION OF images FOR VALUES FROM ('n') TO ('z'); INSERT INTO images VALUES ('a.png'), ('x.png')")
         .await;
-    let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
-    let query = ReferencesQuery::new("SELECT name FROM images");
-    let snapshot = Snapshot::open(&database, &query).await.expect("opened");
-    let identity = snapshot.identity().clone();
-    snapshot.finish().await.expect("ended");
-    let rules = world.settings(&[]).rules;
-    let check = PrimaryCheck::new(database, query, rules, identity);
+    let check = primary_check(&world, "SELECT name FROM images").await;
     let keys = ["a.png", "b.png", "x.png", "y.png"].map(ObjectKey::new);
     let asked: Vec<&ObjectKey> = keys.iter().collect();
     // How the database is asked is decided the first time, by plans that lock all they read.
@@ -503,12 +504,7 @@ async fn the_fresh_check_answers_for_more_names_than_one_statement_holds() {
     world
         .sql("CREATE UNIQUE INDEX ON images (name); INSERT INTO images SELECT lpad(n::text, 6, '0') FROM generate_series(0, 99999) n WHERE n % 3 = 0 OR n >= 2500; ANALYZE images")
         .await;
-    let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
-    let query = ReferencesQuery::new("SELECT name FROM images");
-    let snapshot = Snapshot::open(&database, &query).await.expect("opened");
-    let identity = snapshot.identity().clone();
-    snapshot.finish().await.expect("ended");
-    let check = PrimaryCheck::new(database, query, world.settings(&[]).rules, identity);
+    let check = primary_check(&world, "SELECT name FROM images").await;
     let keys: Vec<ObjectKey> = (0..2_500)
         .map(|index| ObjectKey::new(format!("{index:06}")))
         .collect();

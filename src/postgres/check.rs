@@ -112,6 +112,9 @@ impl PrimaryCheck {
         connection: &mut PgConnection,
         keys: &[&ObjectKey],
     ) -> Result<Vec<bool>, DatabaseError> {
+        // To plan a statement locks all that it reads as it is written, partitions and children,
+        // too; so only what functions read needs a second question.
+        explain(connection, &self.query.select()).await?;
         let mut locked = locked_tables(connection).await?;
         for _ in 0..MOST_QUESTIONS {
             let named = self.question(connection, keys).await?;
@@ -133,12 +136,7 @@ impl PrimaryCheck {
     ) -> Result<Vec<bool>, DatabaseError> {
         match self.method(connection, keys).await? {
             Method::Index(collation) => self.by_index(connection, keys, collation).await,
-            Method::Reread => {
-                // To plan a statement locks all that it reads, partitions and children, too,
-                // before the COPY takes its snapshot.
-                explain(connection, &self.query.select()).await?;
-                self.by_reading_all(connection, keys).await
-            }
+            Method::Reread => self.by_reading_all(connection, keys).await,
         }
     }
 

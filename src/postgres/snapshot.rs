@@ -95,14 +95,7 @@ impl ReferenceSnapshot for Snapshot {
         if let Some(relations) = relations {
             return Err(DatabaseError::Rewritten { relations }.into());
         }
-        let foreign: Option<String> =
-            first_column(&mut self.connection, FOREIGN, "look for foreign tables").await?;
-        if let Some(tables) = foreign {
-            return Err(DatabaseError::Query(format!(
-                "reads {tables}, a foreign table: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database"
-            ))
-            .into());
-        }
+        refuse_foreign(&mut self.connection).await?;
         execute(&mut self.connection, "ROLLBACK".to_owned())
             .await
             .map_err(statement("end the transaction"))?;
@@ -111,6 +104,18 @@ impl ReferenceSnapshot for Snapshot {
             .await
             .map_err(statement("close the connection"))?;
         Ok(())
+    }
+}
+
+/// Fails where this transaction has read, or planned to read, a foreign table.
+pub(super) async fn refuse_foreign(connection: &mut PgConnection) -> Result<(), DatabaseError> {
+    let foreign: Option<String> =
+        first_column(connection, FOREIGN, "look for foreign tables").await?;
+    match foreign {
+        None => Ok(()),
+        Some(tables) => Err(DatabaseError::Query(format!(
+            "reads {tables}, a foreign table: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database"
+        ))),
     }
 }
 
