@@ -18,6 +18,7 @@ use crate::key::ObjectKey;
 use crate::ledger::Ledger;
 use crate::listing::{Bookmark, RangeListing};
 use crate::merge::Criteria;
+use crate::paced::Paced;
 use crate::postgres::{self, DatabaseUrl, Examination, Order, PrimaryCheck};
 use crate::probe::{Probe, probe};
 use crate::retention::Retention;
@@ -205,7 +206,8 @@ impl Doctor<'_> {
     async fn listing(&mut self, bucket: &Bucket) -> Vec<ObjectKey> {
         let mut sample = Vec::new();
         let scope = &self.settings.scope;
-        let mut listing = RangeListing::resume(bucket, Bookmark::default());
+        let paced = Paced::new(bucket);
+        let mut listing = RangeListing::resume(&paced, Bookmark::default());
         for _ in 0..PAGES {
             let page = listing.next_page(|object| {
                 if sample.len() < SAMPLE && scope.contains(object.key) {

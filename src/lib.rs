@@ -74,7 +74,7 @@
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`], [`retention`], [`chain`](mod@chain) | nothing |
 //! | domain | [`scope`], [`names`], [`references`], [`merge`], [`folders`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`review`], [`reconcile`], [`metrics`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`mod@ranges`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`delegate`], [`restore`](mod@restore), [`uploads`], [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`mod@ranges`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, the same for pages in `paced`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`delegate`], [`restore`](mod@restore), [`uploads`], [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`], [`archive`], [`aws`] | one world each |
 //! | composition | [`settings`], [`access`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), `pages`, [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
@@ -109,6 +109,7 @@ pub mod merge;
 pub mod metrics;
 pub mod names;
 pub mod object;
+mod paced;
 pub mod plan;
 pub mod postgres;
 pub mod probe;

@@ -106,6 +106,12 @@ pub enum ListError {
         /// Where it came from.
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
+    /// The storage asked to slow down; a page is no worse for being asked for again.
+    #[error("could not list the bucket: {context}")]
+    SlowDown {
+        /// What the storage said.
+        context: String,
+    },
     /// The page's body is not a page.
     #[error("a page of the listing cannot be read: {0}")]
     Page(String),

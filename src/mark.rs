@@ -73,6 +73,7 @@ where
             marking.scope.range().clone(),
             marking.per_chunk,
         )),
+        order: Order::default(),
         skipped: Skipped::default(),
     };
     try_unfold(marker, move |mut marker| async move {
@@ -95,7 +96,26 @@ struct Marker<S> {
     source: Source<S>,
     /// `None` behind the last chunk.
     chunker: Option<Chunker>,
+    order: Order,
     skipped: Skipped,
+}
+
+/// The order of names that come in order, those that the scope leaves out with the rest: who
+/// breaks it anywhere has not sorted.
+#[derive(Debug, Default)]
+struct Order {
+    last: String,
+}
+
+impl Order {
+    fn follow(&mut self, key: &str) -> Result<(), ReferenceDisorder> {
+        if key < self.last.as_str() {
+            return Err(ReferenceDisorder::new(&self.last, key));
+        }
+        self.last.clear();
+        self.last.push_str(key);
+        Ok(())
+    }
 }
 
 impl<S, E> Marker<S>
@@ -120,6 +140,7 @@ where
                         None => None,
                         Some(name) => {
                             let key = marking.rules.key_of(name)?;
+                            self.order.follow(&key)?;
                             if marking.counts(&key) {
                                 chunker.push(&key, ReferenceKind::Primary)?
                             } else {
@@ -329,9 +350,12 @@ mod tests {
                 assert!(matches!(with(Ok(Some(list))), MarkError::Name(_)));
             }
         }
-        let falling = sound(&["a/2", "a/1"].map(|key| Some(key.to_owned())));
-        let error = marked(ReferenceForm::Key, falling, 2).unwrap_err();
-        assert!(matches!(error, MarkError::Disorder(_)));
+        // Beyond the scope, too: who breaks the order there has not sorted.
+        for falling in [["a/2", "a/1"], ["b2", "b1"], ["b", "a/1"], ["a/1", "a"]] {
+            let falling = sound(&falling.map(|key| Some(key.to_owned())));
+            let error = marked(ReferenceForm::Key, falling, 2).unwrap_err();
+            assert!(matches!(error, MarkError::Disorder(_)));
+        }
     }
 
     #[test]

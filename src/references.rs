@@ -113,6 +113,15 @@ pub struct ReferenceDisorder {
     key: ObjectKey,
 }
 
+impl ReferenceDisorder {
+    pub(crate) fn new(before: &str, key: &str) -> Self {
+        Self {
+            before: ObjectKey::new(before),
+            key: ObjectKey::new(key),
+        }
+    }
+}
+
 /// Cuts an ordered sequence of references into chunks whose ranges cover every key of one
 /// range.
 #[derive(Debug)]
@@ -154,10 +163,7 @@ impl Chunker {
                 .or(self.current.range.after.as_ref().map(ObjectKey::as_str));
         if let Some(before) = before {
             if key < before {
-                return Err(ReferenceDisorder {
-                    before: ObjectKey::new(before),
-                    key: ObjectKey::new(key),
-                });
+                return Err(ReferenceDisorder::new(before, key));
             }
             if self.current.len() >= self.references_per_chunk && key > before {
                 let cut = ObjectKey::new(before);

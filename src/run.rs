@@ -31,6 +31,7 @@ use crate::listing::Pages;
 use crate::manifest::{self, Header, sha256};
 use crate::mark::{Marking, chunks};
 use crate::merge::Criteria;
+use crate::paced::Paced;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
 use crate::probe::{Probe, probe};
 use crate::progress::Progress;
@@ -426,7 +427,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         };
         let ended = self.delete(world, &approved, judged, &check).await?;
         if matches!(ended, End::Done) && settings.abort_uploads {
-            self.abort_uploads(&mut uploads, &world.deleter(&approved))
+            self.abort_uploads(&mut uploads, &world.deleter(&approved), &check)
                 .await;
         }
         Ok(ended)
@@ -482,7 +483,7 @@ impl<J: Journal + Sync> Run<'_, J> {
                 self.progress.judged(so_far);
             };
             judge(
-                bucket,
+                &Paced::new(bucket),
                 chunks,
                 criteria,
                 settings.concurrency,

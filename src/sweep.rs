@@ -24,7 +24,7 @@ use crate::key::ObjectKey;
 use crate::plan::{ApprovedPlan, Batches};
 use crate::stop::Stop;
 use crate::summary::{Counts, Problem};
-use crate::throttle::Throttle;
+use crate::throttle::{self, Throttle};
 use window::Window;
 
 /// The most keys of one `DeleteObjects`
@@ -210,7 +210,7 @@ pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record + Sync>(
         judged,
         hands,
         pace,
-        throttle: Throttle::new(),
+        throttle: Throttle::new(throttle::DELETIONS),
         stop,
         halted: AtomicBool::new(false),
     };

@@ -5,7 +5,8 @@ use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::hands::LookError;
+use crate::chain::chain;
+use crate::hands::{FreshCheck, LookError};
 use crate::key::ObjectKey;
 use crate::merge::Criteria;
 
@@ -14,6 +15,9 @@ const MEASURED: usize = 100;
 
 /// Uploads that one run aborts; the next run goes on.
 const MAX_ABORTED: usize = 10_000;
+
+/// Uploads whose keys the database is asked about at once, just before they are aborted.
+const WINDOW: usize = 1_000;
 
 /// A multipart upload that was begun and neither completed nor aborted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +68,8 @@ pub struct UploadCounts {
     pub measured: u64,
     /// The bytes of the parts of those.
     pub bytes: u64,
+    /// Old ones that were left alone because a row names their key.
+    pub named: u64,
     /// Uploads that were aborted.
     pub aborted: u64,
     /// Uploads that S3 refused to abort.
@@ -128,23 +134,52 @@ pub async fn find(
     Ok(found)
 }
 
-/// Aborts the old ones. The first error that S3 gave, if there was one.
+/// Aborts the old ones whose key no row names, at most so many. The first thing that went wrong,
+/// if something did.
 pub async fn abort(
     found: &mut Found,
     hands: &(impl AbortUpload + Sync),
+    check: &impl FreshCheck,
+    at_most: u64,
     at_once: usize,
 ) -> Option<LookError> {
     let mut first = None;
-    let mut ended = stream::iter(found.old.iter())
-        .map(|upload| hands.abort(upload))
-        .buffer_unordered(at_once.max(1));
-    while let Some(aborted) = ended.next().await {
-        match aborted {
-            Ok(true) => found.counts.aborted += 1,
-            Ok(false) => {}
-            Err(error) => {
-                found.counts.failed += 1;
-                first = first.or(Some(error));
+    let mut left = usize::try_from(at_most).unwrap_or(usize::MAX);
+    for window in found.old.chunks(WINDOW) {
+        if left == 0 {
+            break;
+        }
+        let keys: Vec<&ObjectKey> = window.iter().map(|upload| &upload.key).collect();
+        // Somebody may go on with an upload whose row stands already.
+        let named = match check.referenced(&keys).await {
+            Ok(named) if named.len() == keys.len() => named,
+            answer => {
+                let message = answer.err().map_or_else(
+                    || "the check did not answer for every key".to_owned(),
+                    |error| chain(&error),
+                );
+                let unchecked = LookError {
+                    code: Some("NotChecked".to_owned()),
+                    message,
+                };
+                return first.or(Some(unchecked));
+            }
+        };
+        found.counts.named += named.iter().filter(|named| **named).count() as u64;
+        let unnamed = window.iter().zip(named).filter(|(_, named)| !named);
+        let chosen: Vec<&Upload> = unnamed.map(|(upload, _)| upload).take(left).collect();
+        left -= chosen.len();
+        let mut ended = stream::iter(chosen)
+            .map(|upload| hands.abort(upload))
+            .buffer_unordered(at_once.max(1));
+        while let Some(aborted) = ended.next().await {
+            match aborted {
+                Ok(true) => found.counts.aborted += 1,
+                Ok(false) => {}
+                Err(error) => {
+                    found.counts.failed += 1;
+                    first = first.or(Some(error));
+                }
             }
         }
     }

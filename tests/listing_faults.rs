@@ -185,16 +185,28 @@ async fn a_broken_page_means_zero_deletions() {
 
 #[tokio::test]
 async fn what_passes_is_borne() {
-    for effect in [
-        Effect::CutBody,
-        Effect::internal_error(),
-        Effect::slow_down(),
-        Effect::CloseBefore,
+    let minio = Effect::Error {
+        status: 503,
+        code: "SlowDownRead",
+    };
+    let gateway = Effect::Answer {
+        status: 503,
+        body: "<html>busy</html>".to_owned(),
+    };
+    for (effect, times) in [
+        (Effect::CutBody, 1),
+        (Effect::internal_error(), 1),
+        (Effect::slow_down(), 1),
+        // More often than the SDK would ask.
+        (Effect::slow_down(), 7),
+        (minio, 7),
+        (gateway, 2),
+        (Effect::CloseBefore, 1),
     ] {
         let world = world().await;
         world
             .server
-            .inject(Fault::new(Operation::ListObjectsV2, effect.clone()).first(1));
+            .inject(Fault::new(Operation::ListObjectsV2, effect.clone()).first(times));
         let report = world.run(&[]).await;
         assert_eq!(
             (report.summary.status, report.summary.counts.deleted),

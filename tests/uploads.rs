@@ -3,11 +3,18 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use jiff::Timestamp;
+use orphan_sweeper::hands::{CheckError, FreshCheck, LookError};
+use orphan_sweeper::key::{ObjectKey, Prefix};
 use orphan_sweeper::local::s3::{Effect, Fault, Operation};
+use orphan_sweeper::merge::Criteria;
 use orphan_sweeper::run::Report;
+use orphan_sweeper::scope::Scope;
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
-use orphan_sweeper::uploads::UploadCounts;
+use orphan_sweeper::uploads::{self, AbortUpload, ListUploads, Upload, UploadCounts, UploadPage};
 use serde_json::json;
 use support::program::Environment;
 use support::{BUCKET, World, ago};
@@ -38,7 +45,7 @@ async fn world() -> World {
 const IMAGES: (Setting, &str) = (Setting::Prefix, "images");
 const ABORT: (Setting, &str) = (Setting::AbortUploads, "true");
 
-fn uploads(report: &Report) -> UploadCounts {
+fn counts(report: &Report) -> UploadCounts {
     report.summary.more.uploads.expect("listed")
 }
 
@@ -47,6 +54,7 @@ const FOUND: UploadCounts = UploadCounts {
     old: 3,
     measured: 3,
     bytes: 18,
+    named: 0,
     aborted: 0,
     failed: 0,
 };
@@ -61,7 +69,7 @@ async fn they_are_found_in_every_run_and_left_alone() {
         &[IMAGES, (Setting::DryRun, "true"), ABORT],
     ] {
         let report = world.run(changes).await;
-        assert_eq!(uploads(&report), FOUND, "{report:?}");
+        assert_eq!(counts(&report), FOUND, "{report:?}");
         assert_eq!(world.server.uploads(BUCKET).len(), 7);
     }
     assert_eq!(world.server.count(Operation::AbortMultipartUpload), 0);
@@ -73,7 +81,7 @@ async fn the_old_ones_in_scope_are_aborted_on_wish() {
     let report = world.run(&[IMAGES, ABORT]).await;
     assert_eq!(report.summary.status, Status::Completed, "{report:?}");
     assert_eq!(
-        uploads(&report),
+        counts(&report),
         UploadCounts {
             aborted: 3,
             ..FOUND
@@ -100,7 +108,110 @@ async fn the_old_ones_in_scope_are_aborted_on_wish() {
         .begin_upload_at(BUCKET, "images/late.png", ago(30));
     for aborted in [1, 0] {
         let report = world.run(&[IMAGES, ABORT]).await;
-        assert_eq!(uploads(&report).aborted, aborted, "{report:?}");
+        assert_eq!(counts(&report).aborted, aborted, "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_whose_key_a_row_names_is_left_alone() {
+    let world = world().await;
+    world.name(&["images/older\n.jpg"]).await;
+    // What the row names dangles, which is not what this is about.
+    let report = world.run(&[IMAGES, ABORT]).await;
+    assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+    assert_eq!(
+        counts(&report),
+        UploadCounts {
+            named: 1,
+            aborted: 2,
+            ..FOUND
+        }
+    );
+    let named = |upload: &str| upload == "images/older\n.jpg";
+    let left = world.server.uploads(BUCKET);
+    assert!(left.iter().any(|upload| named(&upload.key)));
+    let text = Environment::of(&world)
+        .with(&[("SWEEPER_ABORT_UPLOADS", "true")])
+        .cli(&["sweep", "--prefix", "images", "--output", "text"])
+        .await;
+    let words = "1 of them older than the cutoff with 7 B; 1 left alone, a row names their key\n";
+    assert!(text.stdout.contains(words), "{text:?}");
+}
+
+#[tokio::test]
+async fn no_more_are_aborted_than_objects_may_be_deleted() {
+    let world = world().await;
+    for (most, aborted, left) in [("0", 0, 7), ("2", 2, 5), ("2", 1, 4)] {
+        let report = world
+            .run(&[IMAGES, ABORT, (Setting::MaxDelete, most)])
+            .await;
+        assert_eq!(counts(&report).aborted, aborted, "{report:?}");
+        assert_eq!(world.server.uploads(BUCKET).len(), left);
+    }
+}
+
+#[tokio::test]
+async fn without_an_answer_of_the_database_none_is_aborted() {
+    struct Hands;
+
+    impl AbortUpload for Hands {
+        async fn abort(&self, _: &Upload) -> Result<bool, LookError> {
+            Ok(true)
+        }
+    }
+
+    impl ListUploads for Hands {
+        async fn uploads(&self, _: Option<&(String, String)>) -> Result<UploadPage, LookError> {
+            let upload = |index: usize| Upload {
+                key: ObjectKey::new(format!("{index:04}.png")),
+                id: index.to_string(),
+                initiated: Some(Timestamp::UNIX_EPOCH),
+            };
+            Ok(UploadPage {
+                uploads: (0..1_500).map(upload).collect(),
+                next: None,
+            })
+        }
+
+        async fn upload_bytes(&self, _: &Upload) -> Result<u64, LookError> {
+            Ok(1)
+        }
+    }
+
+    /// Answers so often, then as it is told.
+    struct Check {
+        answers: AtomicUsize,
+        then: fn() -> Result<Vec<bool>, CheckError>,
+    }
+
+    impl FreshCheck for Check {
+        async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
+            if self.answers.load(Ordering::SeqCst) == 0 {
+                return (self.then)();
+            }
+            self.answers.fetch_sub(1, Ordering::SeqCst);
+            Ok(vec![false; keys.len()])
+        }
+    }
+
+    let criteria = Criteria {
+        scope: Scope::new(Prefix::default(), &[], &[]).expect("a scope"),
+        cutoff: ago(24),
+    };
+    let fails: fn() -> Result<Vec<bool>, CheckError> = || Err(CheckError("broken".into()));
+    let falls_short: fn() -> Result<Vec<bool>, CheckError> = || Ok(vec![false; 3]);
+    for (then, word) in [(fails, "broken"), (falls_short, "every key")] {
+        for (answers, aborted) in [(0, 0), (1, 1_000)] {
+            let mut found = uploads::find(&Hands, &criteria, 4).await.expect("found");
+            let check = Check {
+                answers: AtomicUsize::new(answers),
+                then,
+            };
+            let error = uploads::abort(&mut found, &Hands, &check, u64::MAX, 4).await;
+            let error = error.expect("an error");
+            assert!(error.message.contains(word), "{error:?}");
+            assert_eq!((found.counts.aborted, found.counts.failed), (aborted, 0));
+        }
     }
 }
 
@@ -119,7 +230,7 @@ async fn one_that_was_completed_in_between_is_no_failure() {
     );
     let report = world.run(&[IMAGES, ABORT]).await;
     assert_eq!(
-        uploads(&report),
+        counts(&report),
         UploadCounts {
             aborted: 2,
             ..FOUND
@@ -134,7 +245,7 @@ async fn a_refused_run_aborts_nothing() {
         .run(&[IMAGES, ABORT, (Setting::MaxOrphanPercent, "10")])
         .await;
     assert_eq!(report.summary.status, Status::Refused);
-    assert_eq!(uploads(&report), FOUND);
+    assert_eq!(counts(&report), FOUND);
     assert_eq!(world.server.uploads(BUCKET).len(), 7);
 }
 
@@ -150,11 +261,14 @@ async fn many_are_read_page_by_page() {
         );
     }
     let report = world.run(&[IMAGES, ABORT]).await;
-    let counts = uploads(&report);
-    assert_eq!(
-        (counts.found, counts.old, counts.aborted, counts.measured),
-        (2_100, 2_100, 2_100, 100)
-    );
+    let UploadCounts {
+        found,
+        old,
+        aborted,
+        measured,
+        ..
+    } = counts(&report);
+    assert_eq!((found, old, aborted, measured), (2_100, 2_100, 2_100, 100));
     assert_eq!(world.server.uploads(BUCKET), []);
 }
 
@@ -198,7 +312,7 @@ async fn whatever_goes_wrong_with_them_fails_no_run() {
         .server
         .inject(Fault::new(Operation::ListParts, Effect::access_denied()).nth(1));
     let report = world.run(&[IMAGES, (Setting::DryRun, "true")]).await;
-    assert_eq!(uploads(&report).measured, 2);
+    assert_eq!(counts(&report).measured, 2);
     world.server.heal();
 
     world.server.inject(

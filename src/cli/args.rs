@@ -202,7 +202,7 @@ pub(super) struct RunArgs {
     /// Allow a storage that ignores conditions on the ETag [env: SWEEPER_ALLOW_UNCONDITIONAL]
     #[arg(long)]
     allow_unconditional: bool,
-    /// Abort multipart uploads that were begun before the grace period and never completed [env: SWEEPER_ABORT_UPLOADS]
+    /// Abort multipart uploads that were begun before the grace period and never completed, and whose key no row names [env: SWEEPER_ABORT_UPLOADS]
     #[arg(long)]
     abort_uploads: bool,
     /// Delete nothing [env: SWEEPER_DRY_RUN]

@@ -138,8 +138,17 @@ fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
             };
             write!(to, " with{some} {}", HumanBytes(uploads.bytes))?;
         }
+        if uploads.named > 0 {
+            write!(
+                to,
+                "; {} left alone, a row names their key",
+                HumanCount(uploads.named)
+            )?;
+        }
         match (uploads.aborted, uploads.failed) {
-            (0, 0) if uploads.old > 0 => writeln!(to, "; --abort-uploads frees them")?,
+            (0, 0) if uploads.old > uploads.named => {
+                writeln!(to, "; --abort-uploads frees them")?;
+            }
             (0, 0) => writeln!(to)?,
             (aborted, 0) => writeln!(to, "; {} aborted", HumanCount(aborted))?,
             (aborted, failed) => writeln!(

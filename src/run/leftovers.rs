@@ -42,14 +42,17 @@ impl<J: Journal + Sync> Run<'_, J> {
         }
     }
 
-    /// Aborts the uploads that were begun before the cutoff.
+    /// Aborts the uploads that were begun before the cutoff and whose key no row names, no more
+    /// than objects may be deleted.
     pub(super) async fn abort_uploads(
         &mut self,
         found: &mut Option<Found>,
         hands: &(impl AbortUpload + Sync),
+        check: &impl FreshCheck,
     ) {
         let Some(found) = found else { return };
-        let aborting = uploads::abort(found, hands, self.settings.concurrency);
+        let at_most = self.settings.max_delete.unwrap_or(u64::MAX);
+        let aborting = uploads::abort(found, hands, check, at_most, self.settings.concurrency);
         let error = tokio::select! {
             error = aborting => error,
             () = self.stop.wait() => None,

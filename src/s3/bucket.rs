@@ -7,10 +7,15 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::ConfigBag;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Error;
 use aws_sdk_s3::primitives::{ByteStream, DateTime, SdkBody};
 use aws_sdk_s3::types::{BucketVersioningStatus, EncodingType};
 use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::retries::classifiers::{
+    ClassifyRetry, RetryAction, RetryClassifierPriority,
+};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -90,6 +95,51 @@ where
     }
 }
 
+impl Said {
+    /// Whether S3 itself asks to slow down. A bare status comes from something in between.
+    pub(super) fn asks_to_slow_down(&self) -> bool {
+        let Some(code) = &self.code else { return false };
+        code == "SlowDown" || matches!(self.status, Some(429 | 503)) && !code.starts_with("Http")
+    }
+}
+
+/// Keeps the SDK from repeating what S3 refused with the wish to slow down.
+#[derive(Debug)]
+struct SlowDown;
+
+impl ClassifyRetry for SlowDown {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let Some(Err(error)) = context.output_or_error() else {
+            return RetryAction::NoActionIndicated;
+        };
+        let code = error
+            .as_operation_error()
+            .and_then(|error| error.downcast_ref::<ListObjectsV2Error>())
+            .and_then(ProvideErrorMetadata::code);
+        let said = Said {
+            code: code.map(str::to_owned),
+            message: String::new(),
+            status: context
+                .response()
+                .map(|response| response.status().as_u16()),
+        };
+        if said.asks_to_slow_down() {
+            RetryAction::RetryForbidden
+        } else {
+            RetryAction::NoActionIndicated
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "SlowDown"
+    }
+
+    fn priority(&self) -> RetryClassifierPriority {
+        // Whoever comes later has the last word.
+        RetryClassifierPriority::run_after(RetryClassifierPriority::transient_error_classifier())
+    }
+}
+
 impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.code {
@@ -103,6 +153,9 @@ impl fmt::Display for Said {
 #[derive(Debug, Clone)]
 pub struct Bucket {
     pub(super) client: Client,
+    /// The same client, but that it hands on S3's wish to slow down: the SDK would keep each
+    /// page waiting for itself, longer every time, where all of them are too fast.
+    lister: Client,
     pub(super) name: String,
     pub(super) prefix: Prefix,
 }
@@ -111,7 +164,9 @@ impl Bucket {
     /// The bucket of this name below the prefix.
     #[must_use]
     pub fn new(client: Client, name: &str, prefix: Prefix) -> Self {
+        let handing_on = client.config().to_builder().retry_classifier(SlowDown);
         Self {
+            lister: Client::from_conf(handing_on.build()),
             client,
             name: name.to_owned(),
             prefix,
@@ -173,7 +228,7 @@ impl Bucket {
 
     async fn fetch(&self, start: &PageStart) -> Result<Bytes, ListError> {
         let mut request = self
-            .client
+            .lister
             .list_objects_v2()
             .bucket(&self.name)
             .encoding_type(EncodingType::Url)
@@ -198,10 +253,16 @@ impl Bucket {
                 .await
                 .map_err(|error| {
                     let said = said(&error);
+                    let slow_down = said.asks_to_slow_down();
                     let code = said.code.unwrap_or_else(|| "no answer".to_owned());
-                    ListError::Storage {
-                        context: format!("{code}: {}", said.message),
-                        source: None,
+                    let context = format!("{code}: {}", said.message);
+                    if slow_down {
+                        ListError::SlowDown { context }
+                    } else {
+                        ListError::Storage {
+                            context,
+                            source: None,
+                        }
                     }
                 })?;
             let body = tap

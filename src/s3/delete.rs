@@ -41,18 +41,15 @@ where
 {
     let unsent = matches!(error, SdkError::ConstructionFailure(_));
     let said = said(error);
+    let slow_down = said.asks_to_slow_down();
     let message = said.message;
     match (said.code, said.status) {
         (None, _) if unsent => BatchFault::Refused {
             code: "Request".to_owned(),
             message,
         },
-        // S3 says so in a code of its own. A bare status comes from something in between,
-        // which may have passed the request on.
-        (Some(code), Some(429 | 503)) if !code.starts_with("Http") => {
-            BatchFault::Throttled { code }
-        }
-        (Some(code), _) if code == "SlowDown" => BatchFault::Throttled { code },
+        // (What comes from something in between may have been passed on.)
+        (Some(code), _) if slow_down => BatchFault::Throttled { code },
         (Some(code), Some(400..500))
             if matches!(code.as_str(), "MalformedXML" | "KeyTooLongError") =>
         {

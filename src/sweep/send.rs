@@ -103,7 +103,7 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
     async fn turn(&self, keys: usize) -> bool {
         tokio::select! {
             biased;
-            turn = self.course.throttle.turn(keys, self.fresh_until) => turn,
+            turn = self.course.throttle.turn_until(keys, self.fresh_until) => turn,
             () = self.course.stop.wait() => false,
         }
     }
@@ -129,7 +129,7 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
             let pause = Duration::from_millis(100) * 2_u32.pow(attempt.min(6));
             match answer {
                 Err(BatchFault::Throttled { code }) => {
-                    self.course.throttle.refused(asked.len());
+                    self.course.throttle.refused();
                     let again = attempt < MAX_ATTEMPTS
                         && !self.course.stop.requested()
                         && Instant::now() + pause < self.fresh_until;

@@ -10,6 +10,8 @@ pub(crate) enum Kind {
     ClockJumps,
     VersioningSuspended,
     PageUnanswered,
+    PagesSlowDownBurst,
+    PagesSlowDownForever,
     PageCut,
     PageWithoutToken,
     PageTokenOnLast,
@@ -112,6 +114,8 @@ pub(crate) const TABLE: &[Expected] = &[
     ends(Kind::ClockJumps, Completed, &[]),
     refuses(Kind::VersioningSuspended),
     fails(Kind::PageUnanswered),
+    ends(Kind::PagesSlowDownBurst, Completed, &[]),
+    fails(Kind::PagesSlowDownForever),
     fails(Kind::PageCut),
     fails(Kind::PageWithoutToken),
     fails(Kind::PageTokenOnLast),
@@ -189,6 +193,7 @@ impl Kind {
         matches!(
             self,
             Self::PagesEmptyForever
+                | Self::PagesSlowDownForever
                 | Self::SlowDownForever
                 | Self::CredentialsExpire
                 | Self::ConditionsIgnored

@@ -71,6 +71,8 @@
 //! | `ClockJumps`: both clocks jump, up to 2 minutes each | completed | all due |
 //! | `VersioningSuspended` | refused | none |
 //! | `PageUnanswered`: a page is never answered | failed | none |
+//! | `PagesSlowDownBurst`: six 503 to pages | completed | all due |
+//! | `PagesSlowDownForever` | failed | none |
 //! | `PageCut`: the XML of a page is cut anywhere | failed | none |
 //! | `PageWithoutToken`: truncated, but no token | failed | none |
 //! | `PageTokenOnLast`: not truncated, but a token | failed | none |

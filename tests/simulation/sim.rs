@@ -95,7 +95,7 @@ pub(crate) struct RunState {
     /// What is to go wrong, and how many chances it lets pass.
     pub(crate) fault: Option<(Kind, u32)>,
     pub(crate) fired: bool,
-    /// How many more batches are throttled.
+    /// How many more pages or batches are throttled.
     pub(crate) burst: u32,
     pub(crate) io: u32,
     pub(crate) crash_at: Option<u32>,

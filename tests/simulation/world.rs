@@ -292,8 +292,26 @@ impl Hands {
             context: code.to_owned(),
             source: None,
         };
-        match self.fires(state, &[Kind::PageUnanswered, Kind::CredentialsExpire]) {
+        let slow_down = ListError::SlowDown {
+            context: "SlowDown: simulated".to_owned(),
+        };
+        if state.runs[self.run].burst > 0 {
+            state.runs[self.run].burst -= 1;
+            return Err(slow_down);
+        }
+        let kinds = [
+            Kind::PageUnanswered,
+            Kind::PagesSlowDownBurst,
+            Kind::PagesSlowDownForever,
+            Kind::CredentialsExpire,
+        ];
+        match self.fires(state, &kinds) {
             Some(Kind::PageUnanswered) => return Err(unanswered("no answer: timed out")),
+            Some(Kind::PagesSlowDownBurst) => {
+                state.runs[self.run].burst = 5;
+                return Err(slow_down);
+            }
+            Some(Kind::PagesSlowDownForever) => return Err(slow_down),
             Some(_) => return Err(unanswered("ExpiredToken")),
             None => {}
         }
