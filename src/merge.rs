@@ -9,6 +9,7 @@
 //! | yes | no | yes | orphan |
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
@@ -41,6 +42,8 @@ pub struct Findings {
     pub newest_referenced: Option<Timestamp>,
     /// How many referenced objects and orphans lie in which folder, in key order.
     pub folders: FolderRuns,
+    /// The globs that exclude and match an object, by their places in the scope.
+    pub used_excludes: BTreeSet<usize>,
 }
 
 /// A merge under way. Its input's order is the caller's to assert: the listing's in
@@ -71,6 +74,7 @@ impl<'run> Merge<'run> {
         counts.listed_bytes += object.size;
         if !self.criteria.scope.contains(object.key) {
             counts.out_of_scope += 1;
+            self.note_excludes(object.key);
         } else if named {
             counts.referenced += 1;
             self.findings.folders.referenced(object.key);
@@ -90,6 +94,15 @@ impl<'run> Merge<'run> {
             });
         } else {
             counts.young += 1;
+        }
+    }
+
+    /// Notes which globs exclude the key, as long as one of them has matched nothing.
+    fn note_excludes(&mut self, key: &str) {
+        let scope = &self.criteria.scope;
+        let used = &mut self.findings.used_excludes;
+        if used.len() < scope.exclude().len() {
+            used.extend(scope.excluded_by(key));
         }
     }
 

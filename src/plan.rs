@@ -4,7 +4,7 @@
 
 use std::cmp::Reverse;
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::{BTreeSet, BinaryHeap, HashSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::io;
 
@@ -36,6 +36,7 @@ pub struct PlanBuilder {
     examples: Vec<ObjectKey>,
     sample: Sample,
     folders: Option<FolderWatch>,
+    used_excludes: BTreeSet<usize>,
     max_delete: Option<u64>,
     last: HashSet<ObjectKey>,
 }
@@ -56,6 +57,7 @@ impl PlanBuilder {
             examples: Vec::new(),
             sample: Sample::default(),
             folders: None,
+            used_excludes: BTreeSet::new(),
             max_delete,
             last: HashSet::new(),
         })
@@ -112,6 +114,7 @@ impl PlanBuilder {
         self.dangling
             .extend(findings.dangling.into_iter().take(room));
         self.newest_referenced = self.newest_referenced.max(findings.newest_referenced);
+        self.used_excludes.extend(findings.used_excludes);
         self.counts += findings.counts;
         Ok(())
     }
@@ -140,6 +143,7 @@ impl PlanBuilder {
                 .collect(),
             examples: self.examples,
             sample: self.sample.keys(),
+            used_excludes: self.used_excludes,
             refusals: guards::too_many_folders(&holding).into_iter().collect(),
             held_folders: holding.folders,
             chosen,
@@ -251,6 +255,7 @@ pub struct Plan {
     newest_orphans: Vec<(Timestamp, ObjectKey)>,
     examples: Vec<ObjectKey>,
     sample: Vec<ObjectKey>,
+    used_excludes: BTreeSet<usize>,
     /// What others than [`guards::judge`] say against it.
     refusals: Vec<Refusal>,
     chosen: Chosen,
@@ -273,6 +278,12 @@ impl Plan {
     #[must_use]
     pub fn held_back(&self) -> &Spool {
         &self.held
+    }
+
+    /// Whether the scope's glob of this place, which excludes, matched any object.
+    #[must_use]
+    pub fn is_exclude_used(&self, place: usize) -> bool {
+        self.used_excludes.contains(&place)
     }
 
     /// The folders that hold their orphans back.

@@ -91,6 +91,11 @@ impl Scope {
         &self.exclude.texts
     }
 
+    /// Which of the globs that exclude match the key, by their places.
+    pub fn excluded_by(&self, key: &str) -> impl Iterator<Item = usize> {
+        self.exclude.all_matching(key)
+    }
+
     /// Whether the key may be judged.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
@@ -127,38 +132,57 @@ fn last_segment(key: &str) -> &str {
 struct Globs {
     texts: Vec<String>,
     segment: GlobSet,
+    /// Where in `texts` those of `segment` stand.
+    segment_places: Vec<usize>,
     key: GlobSet,
+    key_places: Vec<usize>,
 }
 
 impl Globs {
     fn new(texts: &[String]) -> Result<Self, GlobError> {
         let (mut segment, mut key) = (GlobSetBuilder::new(), GlobSetBuilder::new());
+        let (mut segment_places, mut key_places) = (Vec::new(), Vec::new());
         let failed = |glob: &str| {
             let glob = glob.to_owned();
             move |source| GlobError { glob, source }
         };
-        for text in texts {
+        for (place, text) in texts.iter().enumerate() {
             let glob = GlobBuilder::new(text)
                 .literal_separator(true)
                 .backslash_escape(true)
                 .build()
                 .map_err(failed(text))?;
             if text.contains('/') {
-                key.add(glob)
+                key.add(glob);
+                key_places.push(place);
             } else {
-                segment.add(glob)
-            };
+                segment.add(glob);
+                segment_places.push(place);
+            }
         }
         let build = |set: GlobSetBuilder| set.build().map_err(failed(&texts.join(",")));
         Ok(Self {
             texts: texts.to_vec(),
             segment: build(segment)?,
+            segment_places,
             key: build(key)?,
+            key_places,
         })
     }
 
     fn matches(&self, key: &str) -> bool {
         self.segment.is_match(last_segment(key)) || self.key.is_match(key)
+    }
+
+    fn all_matching(&self, key: &str) -> impl Iterator<Item = usize> {
+        let places = |set: &GlobSet, text: &str, places: &[usize]| {
+            let matching = set.matches(text).into_iter();
+            matching.map(|index| places[index]).collect::<Vec<_>>()
+        };
+        let segment = places(&self.segment, last_segment(key), &self.segment_places);
+        segment
+            .into_iter()
+            .chain(places(&self.key, key, &self.key_places))
     }
 }
 
@@ -175,6 +199,22 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         Scope::new(Prefix::folder(prefix), &own(include), &own(exclude)).unwrap()
+    }
+
+    #[test]
+    fn each_glob_that_excludes_a_key_is_named_by_its_place() {
+        let scope = scope("", &[], &["*.bak", "logos/*", "l*", "**/*.png", "[ab].png"]);
+        for (key, places) in [
+            ("logos/a.png", &[1, 3, 4][..]),
+            ("logos/l.png", &[1, 2, 3]),
+            ("x/l.bak", &[0, 2]),
+            ("y.gif", &[]),
+        ] {
+            let mut found: Vec<usize> = scope.excluded_by(key).collect();
+            found.sort_unstable();
+            assert_eq!(found, places, "{key}");
+            assert_eq!(scope.exclude.matches(key), !places.is_empty());
+        }
     }
 
     #[test]

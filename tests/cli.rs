@@ -260,6 +260,39 @@ async fn however_much_is_logged_standard_output_stays_clean_and_the_password_sec
 }
 
 #[tokio::test]
+async fn a_glob_that_excludes_nothing_is_told_of() {
+    let world = world().await;
+    world.put("images/logo.svg", 48);
+    world.put("notes.txt", 48);
+    let environment = Environment::of(&world);
+    let unused = "no object below the prefix matches a glob of --exclude";
+    for (globs, told) in [
+        (&["*.svg", "images/logo*", "*.txt"][..], &[][..]),
+        (&["*.svg", "logo/*", "*.text"], &["logo/*", "*.text"]),
+    ] {
+        let mut arguments = vec!["plan"];
+        for glob in globs {
+            arguments.extend(["--exclude", glob]);
+        }
+        let ended = environment.cli(&arguments).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let lines: Vec<&str> = ended
+            .stderr
+            .lines()
+            .filter(|line| line.contains(unused))
+            .collect();
+        assert_eq!(lines.len(), told.len(), "{lines:?}");
+        for (line, glob) in lines.iter().zip(told) {
+            assert!(line.contains(glob), "{line}");
+        }
+        // A part sees only a part.
+        arguments.extend(["--up-to", "a"]);
+        let ended = environment.cli(&arguments).await;
+        assert!(!ended.stderr.contains(unused), "{ended:?}");
+    }
+}
+
+#[tokio::test]
 async fn text_is_for_people() {
     let world = world().await;
     let environment = Environment::of(&world);

@@ -6,7 +6,7 @@ use crate::chain::chain;
 use crate::failure::RunError;
 use crate::guards::{self, DatabaseState};
 use crate::hands::{Identity, Journal, Latest, Series};
-use crate::key::ObjectKey;
+use crate::key::{KeyRange, ObjectKey};
 use crate::manifest::sha256;
 use crate::plan::{Plan, SAMPLE};
 use crate::summary::Refusal;
@@ -31,6 +31,24 @@ impl<J: Journal + Sync> Run<'_, J> {
             .into_iter()
             .chain(guards::replica_lag(state, doubts))
             .collect()
+    }
+
+    /// Tells of globs that were to protect something and match nothing: one may be misspelt. (A
+    /// part of a distributed run sees only a part.)
+    pub(super) fn warn_of_unused_excludes(&self, plan: &Plan) {
+        let scope = &self.settings.scope;
+        if *scope.range() != KeyRange::default() {
+            return;
+        }
+        for (place, glob) in scope.exclude().iter().enumerate() {
+            if !plan.is_exclude_used(place) {
+                tracing::warn!(
+                    glob,
+                    prefix = %scope.prefix(),
+                    "no object below the prefix matches a glob of --exclude"
+                );
+            }
+        }
     }
 
     /// Compares the plan with the last good run and, until as many as a whole sample were
