@@ -19,7 +19,7 @@ use crate::key::{ObjectKey, Prefix};
 use crate::manifest::{Manifest, ManifestError};
 use crate::s3;
 use crate::settings::ReportLocation;
-pub use reading::Lines;
+pub use reading::{GivenBack, Lines};
 
 /// A run of the past could not be read.
 #[derive(Debug, Error)]
@@ -189,7 +189,7 @@ impl Archive {
         let folder = Self::name(run_id, "outcomes/");
         let mut outcomes =
             OutcomesWriter::new().map_err(|error| self.unreadable(&folder, error))?;
-        for name in self.batches(&folder).await? {
+        for name in self.files(&folder).await? {
             let Some(Fetched { file, written }) = self.fetch(&name).await? else {
                 return Err(ArchiveError::Absent {
                     place: self.shown(&name),
@@ -215,9 +215,9 @@ impl Archive {
         })
     }
 
-    /// The names of the outcomes' files, in order.
-    async fn batches(&self, folder: &str) -> Result<Vec<String>, ArchiveError> {
-        let is_batch = |name: &str| Path::new(name).extension().is_some_and(|is| is == "json");
+    /// The names of the JSON files in a folder, in order.
+    async fn files(&self, folder: &str) -> Result<Vec<String>, ArchiveError> {
+        let is_json = |name: &str| Path::new(name).extension().is_some_and(|is| is == "json");
         let mut names = Vec::new();
         match &self.place {
             Place::S3 {
@@ -232,7 +232,7 @@ impl Archive {
                 for (key, _) in listed {
                     names.extend(
                         key.strip_prefix(prefix.as_str())
-                            .filter(|name| is_batch(name))
+                            .filter(|name| is_json(name))
                             .map(str::to_owned),
                     );
                 }
@@ -242,7 +242,7 @@ impl Archive {
                     for entry in entries {
                         let entry = entry.map_err(|error| self.unreadable(folder, error))?;
                         let name = entry.file_name().to_string_lossy().into_owned();
-                        if is_batch(&name) {
+                        if is_json(&name) {
                             names.push(format!("{folder}{name}"));
                         }
                     }

@@ -4,12 +4,10 @@
 //! What the other says is not counted. It is asked, and then the bucket is looked at: a lost
 //! answer, one that claims too much and one that claims too little all end in the same words.
 
-use futures::stream::{self, StreamExt as _};
-
 use crate::hands::LookError;
 use crate::key::ObjectKey;
 use crate::object::Orphan;
-use crate::undelete::{AT_ONCE, Claim, TakeBack, Undelete, Undone, undelete};
+use crate::undelete::{Claim, TakeBack, Undelete, Undone, undelete_all};
 
 /// Keys in one request. The longest keys, with every byte escaped, make 3 MiB of it, of the
 /// 6 MiB that Lambda takes.
@@ -47,12 +45,8 @@ impl<U: Undelete + Sync, R: Restorer> TakeBack for Delegated<U, R> {
         for deletions in deletions.chunks(AT_A_TIME) {
             let keys: Vec<&ObjectKey> = deletions.iter().map(|(orphan, _)| &orphan.key).collect();
             let answer = self.restorer.restore(&keys).await;
-            let mut seen = stream::iter(deletions)
-                .map(async |(orphan, claim)| {
-                    (orphan, undelete(&self.looks, orphan, claim, true).await)
-                })
-                .buffered(AT_ONCE);
-            while let Some((orphan, seen)) = seen.next().await {
+            let seen = undelete_all(&self.looks, deletions, true).await;
+            for ((orphan, _), seen) in deletions.iter().zip(seen) {
                 ended.push(match seen {
                     // The marker still stands: nobody removed it.
                     Ok(Undone::Restorable) => Err(why(&orphan.key, &answer)),
@@ -63,6 +57,10 @@ impl<U: Undelete + Sync, R: Restorer> TakeBack for Delegated<U, R> {
             }
         }
         ended
+    }
+
+    async fn only_look(&self, deletions: &[(&Orphan, Claim)]) -> Vec<Result<Undone, LookError>> {
+        undelete_all(&self.looks, deletions, true).await
     }
 }
 
@@ -98,7 +96,7 @@ mod tests {
 
     use super::*;
     use crate::object::ETag;
-    use crate::undelete::{KeyVersion, Top, VersionKind};
+    use crate::undelete::{KeyVersion, Top, VersionKind, Wanted};
 
     /// A bucket of which everything was deleted, and one who gives back all keys but those
     /// that end with 7.
@@ -127,7 +125,7 @@ mod tests {
             })
         }
 
-        async fn has_version(&self, _: &ObjectKey, _: &str) -> Result<bool, LookError> {
+        async fn has_version(&self, _: &ObjectKey, _: &Wanted<'_>) -> Result<bool, LookError> {
             Ok(false)
         }
 

@@ -147,7 +147,8 @@ impl Doctor<'_> {
         if refusals.is_empty() {
             match versioning {
                 Versioning::Enabled => self.note("versioning", Verdict::Ok, "enabled: a deletion leaves a delete marker and can be undone while the version below is kept"),
-                Versioning::Suspended | Versioning::Off => self.note("versioning", Verdict::Warning, "not enabled: a deletion is final, as --allow-unversioned accepts"),
+                Versioning::Suspended => self.note("versioning", Verdict::Warning, "suspended: a deletion is final for what was written since, and `restore` undoes none, as --allow-unversioned accepts"),
+                Versioning::Off => self.note("versioning", Verdict::Warning, "not enabled: a deletion is final, as --allow-unversioned accepts"),
             }
         }
         self.undo(bucket, versioning).await;

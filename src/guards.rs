@@ -42,7 +42,8 @@ pub struct Limits {
 pub enum Versioning {
     /// A deletion leaves a delete marker and can be undone.
     Enabled,
-    /// A deletion destroys.
+    /// A deletion destroys what was written since. What was written before is kept below a
+    /// delete marker with the id `null`, and no program can safely take that away.
     Suspended,
     /// A deletion destroys.
     Off,
@@ -156,16 +157,16 @@ pub fn inspect(ground: &Ground, allowed: Allowances) -> Vec<Refusal> {
     }
     if ground.versioning != Versioning::Enabled && !allowed.dry_run && !allowed.unversioned {
         let state = if ground.versioning == Versioning::Suspended {
-            "suspended"
+            "suspended, so a deletion is final for what was written since, and cannot be undone by `restore`"
         } else {
-            "off"
+            "off, so a deletion is final"
         };
         refusals.push(refuse(
             "unversioned",
             0.0,
             1.0,
             &format!(
-                "versioning of the bucket is {state}, so a deletion is final; enable it (aws s3api put-bucket-versioning --versioning-configuration Status=Enabled), or accept that with --allow-unversioned"
+                "versioning of the bucket is {state}; enable it (aws s3api put-bucket-versioning --versioning-configuration Status=Enabled), or accept that with --allow-unversioned"
             ),
         ));
     }

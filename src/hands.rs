@@ -98,7 +98,7 @@ pub trait Delete: Look {
     ) -> impl Future<Output = Result<BatchAnswer, BatchFault>> + Send;
 
     /// The delete marker that now stands over exactly this orphan, on a bucket that keeps
-    /// versions, if it was made after `since`.
+    /// versions, if it was made after `since`. S3 does not say by whom.
     fn marker_over(
         &self,
         orphan: &Orphan,

@@ -57,7 +57,8 @@ pub struct Orphan {
 /// What became of an orphan that a sweep took up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// S3 confirmed the deletion, or the versions prove it.
+    /// S3 confirmed the deletion, or its answer was lost and the versions show a delete marker
+    /// that was made since.
     Deleted {
         /// The version id of the delete marker, on a bucket that keeps versions: the
         /// deletion is undone by removing that marker.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::archive::{Archive, ArchiveError, Lines, OutcomesReader, Past};
+use crate::archive::{Archive, ArchiveError, GivenBack, Lines, OutcomesReader, Past};
 use crate::folders::HeldFolder;
 use crate::key::{KeyRange, ObjectKey, Prefix};
 use crate::manifest::SpoolReader;
@@ -154,6 +154,8 @@ pub struct Pages {
     pub summary: Option<String>,
     /// Where its ledger lies.
     pub place: String,
+    /// What was given back since.
+    pub restored: Vec<GivenBack>,
     past: Option<Past>,
     held_back: Option<Lines>,
     dangling: Option<Lines>,
@@ -187,6 +189,7 @@ impl Pages {
             told,
             summary,
             place,
+            restored: archive.restored(run_id).await?,
             // A run that failed early has no plan.
             past: if has_plan {
                 Some(archive.past(run_id).await?)

@@ -6,15 +6,17 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::sync::{Mutex, PoisonError};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
+use crate::guards::Versioning;
 use crate::hands::{CheckError, FreshCheck, LookError, Record, RecordError};
 use crate::key::ObjectKey;
 use crate::object::{Orphan, Outcome};
 use crate::summary::{MAX_PROBLEMS, Problem};
-use crate::undelete::{Claim, TakeBack, Undone};
+use crate::undelete::{AT_ONCE, Claim, KEPT_BELOW, NULL_VERSION, Span, TakeBack, Undone};
 
 /// Names that are asked for at once: they are held in memory.
 const WINDOW: usize = 20_000;
@@ -54,9 +56,27 @@ pub struct RememberingDeleted<'run, R> {
 #[derive(Debug)]
 pub struct Deleted {
     file: BufWriter<NamedTempFile>,
+    /// Why the file does not hold all of it.
+    torn: Option<io::Error>,
+    versioning: Versioning,
+    /// When the run started.
+    started: Timestamp,
     /// How many.
     count: u64,
-    recoverable_bytes: u64,
+    /// Those of which S3's answer does not tell what became of the data.
+    unclear: u64,
+    bytes: Bytes,
+}
+
+/// What became of the bytes that were deleted, as far as it is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bytes {
+    /// Free now.
+    pub freed: u64,
+    /// Below a delete marker that can be taken away.
+    pub recoverable: u64,
+    /// Below a delete marker `null`.
+    pub kept: u64,
 }
 
 impl<'run, R> RememberingDeleted<'run, R> {
@@ -64,13 +84,17 @@ impl<'run, R> RememberingDeleted<'run, R> {
     ///
     /// # Errors
     /// The temporary folder cannot be written to.
-    pub fn new(record: &'run R) -> io::Result<Self> {
+    pub fn new(record: &'run R, versioning: Versioning, started: Timestamp) -> io::Result<Self> {
         Ok(Self {
             record,
             deleted: Mutex::new(Deleted {
                 file: BufWriter::new(NamedTempFile::new()?),
+                torn: None,
+                versioning,
+                started,
                 count: 0,
-                recoverable_bytes: 0,
+                unclear: 0,
+                bytes: Bytes::default(),
             }),
         })
     }
@@ -85,29 +109,54 @@ impl<'run, R> RememberingDeleted<'run, R> {
 
     fn remember(&self, settled: &[(Orphan, Outcome)]) -> io::Result<()> {
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        for (orphan, outcome) in settled {
-            let Outcome::Deleted { marker } = outcome else {
-                continue;
-            };
+        let deletions: Vec<Deletion> = settled
+            .iter()
+            .filter_map(|(orphan, outcome)| match outcome {
+                Outcome::Deleted { marker } => Some(Deletion {
+                    orphan: orphan.clone(),
+                    marker: marker.clone(),
+                }),
+                _ => None,
+            })
+            .collect();
+        // Before anything can go wrong: S3 confirmed them all.
+        for deletion in &deletions {
             deleted.count += 1;
-            if marker.as_deref().is_some_and(is_undoable) {
-                deleted.recoverable_bytes += orphan.size;
+            let size = deletion.orphan.size;
+            match deletion.fate(deleted.versioning) {
+                Fate::Undoable => deleted.bytes.recoverable += size,
+                Fate::Final => deleted.bytes.freed += size,
+                Fate::Unclear => deleted.unclear += 1,
             }
-            let deletion = Deletion {
-                orphan: orphan.clone(),
-                marker: marker.clone(),
-            };
-            serde_json::to_writer(&mut deleted.file, &deletion)?;
-            deleted.file.write_all(b"\n")?;
         }
-        Ok(())
+        let written = deleted.write(&deletions);
+        if let Err(error) = &written {
+            deleted.torn = Some(io::Error::new(error.kind(), error.to_string()));
+        }
+        written
     }
 }
 
-/// Whether a deletion with this marker keeps what it deleted: `null` is the marker of a
-/// bucket whose versioning is suspended.
-fn is_undoable(marker: &str) -> bool {
-    marker != "null"
+/// What S3's answer tells of the data that was deleted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is below a delete marker of the run's own.
+    Undoable,
+    /// It is destroyed.
+    Final,
+    /// A look tells. A bucket whose versioning is suspended makes a marker `null` over what was
+    /// written before, and in place of what was written since; some storages name no marker.
+    Unclear,
+}
+
+impl Deletion {
+    fn fate(&self, versioning: Versioning) -> Fate {
+        match self.marker.as_deref() {
+            Some(marker) if marker != NULL_VERSION => Fate::Undoable,
+            None if versioning == Versioning::Off => Fate::Final,
+            _ => Fate::Unclear,
+        }
+    }
 }
 
 impl<R: Record + Sync> Record for RememberingDeleted<'_, R> {
@@ -123,10 +172,10 @@ impl<R: Record + Sync> Record for RememberingDeleted<'_, R> {
 }
 
 impl Deleted {
-    /// Bytes below a delete marker.
+    /// What became of the bytes, as far as S3's answers tell.
     #[must_use]
-    pub fn recoverable_bytes(&self) -> u64 {
-        self.recoverable_bytes
+    pub fn bytes(&self) -> Bytes {
+        self.bytes
     }
 
     /// Whether nothing was deleted.
@@ -135,14 +184,101 @@ impl Deleted {
         self.count == 0
     }
 
-    fn read(self) -> io::Result<BufReader<File>> {
-        let file = self
-            .file
-            .into_inner()
-            .map_err(io::IntoInnerError::into_error)?;
-        let mut file = file.reopen()?;
+    /// Whether anything of it may be kept.
+    #[must_use]
+    pub fn may_be_kept(&self) -> bool {
+        self.unclear > 0 || self.bytes.recoverable > 0
+    }
+
+    fn write(&mut self, deletions: &[Deletion]) -> io::Result<()> {
+        for deletion in deletions {
+            serde_json::to_writer(&mut self.file, deletion)?;
+            self.file.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> io::Result<Windows> {
+        if let Some(error) = &self.torn {
+            return Err(io::Error::new(error.kind(), error.to_string()));
+        }
+        self.file.flush()?;
+        let mut file = self.file.get_ref().reopen()?;
         file.seek(SeekFrom::Start(0))?;
-        Ok(BufReader::new(file))
+        Ok(Windows(BufReader::new(file).lines()))
+    }
+
+    /// Which marker is that deletion's.
+    fn claim(&self, deletion: &Deletion) -> Claim {
+        match &deletion.marker {
+            Some(marker) => Claim::Marker(marker.clone()),
+            None => Claim::Unnamed(Span {
+                from: self.started,
+                until: Timestamp::MAX,
+            }),
+        }
+    }
+}
+
+/// The deletions, so many at a time.
+struct Windows(io::Lines<BufReader<File>>);
+
+impl Windows {
+    /// The next ones; none at the end.
+    fn next_window(&mut self) -> io::Result<Vec<Deletion>> {
+        self.0
+            .by_ref()
+            .take(WINDOW)
+            .map(|line| Ok(serde_json::from_str(&line?)?))
+            .collect()
+    }
+}
+
+/// Looks what became of the bytes of which S3's answers do not tell.
+///
+/// # Errors
+/// The temporary file cannot be read. What a look cannot tell is counted nowhere.
+pub async fn weigh(
+    deleted: &mut Deleted,
+    hands: &impl TakeBack,
+    bytes: &mut Bytes,
+) -> io::Result<()> {
+    if deleted.unclear == 0 {
+        return Ok(());
+    }
+    let mut windows = deleted.read()?;
+    loop {
+        let window = windows.next_window()?;
+        if window.is_empty() {
+            return Ok(());
+        }
+        let unclear: Vec<(&Orphan, Claim)> = window
+            .iter()
+            .filter(|deletion| deletion.fate(deleted.versioning) == Fate::Unclear)
+            .map(|deletion| (&deletion.orphan, deleted.claim(deletion)))
+            .collect();
+        // Few at a time, so that what was seen counts even if the time ends.
+        for unclear in unclear.chunks(AT_ONCE) {
+            let seen = hands.only_look(unclear).await;
+            for ((orphan, _), seen) in unclear.iter().zip(seen) {
+                match seen {
+                    Ok(Undone::Lost) => bytes.freed += orphan.size,
+                    Ok(Undone::Restorable) => bytes.recoverable += orphan.size,
+                    Ok(Undone::Kept) => bytes.kept += orphan.size,
+                    Ok(_) => {}
+                    Err(LookError { code, message }) => {
+                        tracing::warn!(
+                            key = %orphan.key,
+                            code,
+                            error = message,
+                            "could not see whether a deleted object is kept (s3:ListBucketVersions)"
+                        );
+                        // Who may not look at one may not look at the next.
+                        return Ok(());
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -170,18 +306,14 @@ pub struct Findings {
 /// # Errors
 /// The question could not be asked to its end.
 pub async fn recheck(
-    deleted: Deleted,
+    deleted: &mut Deleted,
     check: &impl FreshCheck,
     hands: &impl TakeBack,
     findings: &mut Findings,
 ) -> Result<(), RecheckError> {
-    let mut lines = deleted.read()?.lines();
+    let mut windows = deleted.read()?;
     loop {
-        let window = lines
-            .by_ref()
-            .take(WINDOW)
-            .map(|line| Ok(serde_json::from_str(&line?)?))
-            .collect::<io::Result<Vec<Deletion>>>()?;
+        let window = windows.next_window()?;
         if window.is_empty() {
             return Ok(());
         }
@@ -195,28 +327,33 @@ pub async fn recheck(
             .zip(named)
             .filter_map(|(deletion, named)| named.then_some(deletion))
             .collect();
-        findings.take_back(&named, hands).await;
+        findings.take_back(deleted, &named, hands).await;
     }
 }
 
 impl Findings {
-    async fn take_back(&mut self, named: &[&Deletion], hands: &impl TakeBack) {
+    async fn take_back(&mut self, deleted: &Deleted, named: &[&Deletion], hands: &impl TakeBack) {
         self.counts.referenced += named.len() as u64;
-        let (undoable, lost): (Vec<_>, Vec<_>) = named
+        let (lost, wanted): (Vec<&Deletion>, Vec<&Deletion>) = named
             .iter()
-            .map(|deletion| (&deletion.orphan, deletion.marker.as_deref()))
-            .partition(|(_, marker)| marker.is_some_and(is_undoable));
-        for (orphan, _) in lost {
-            self.tell(orphan, "the bucket keeps no versions, so it is lost");
+            .partition(|deletion| deletion.fate(deleted.versioning) == Fate::Final);
+        for deletion in lost {
+            self.tell(
+                &deletion.orphan,
+                "the bucket keeps no versions, so it is lost",
+            );
         }
         // Said before it is tried: nobody knows whether there is time for an answer.
         let first = self.problems.len();
-        for (orphan, _) in &undoable {
-            self.tell(orphan, "there was no time to see whether it is restored");
+        for deletion in &wanted {
+            self.tell(
+                &deletion.orphan,
+                "there was no time to see whether it is restored",
+            );
         }
-        let wanted: Vec<(&Orphan, Claim)> = undoable
+        let wanted: Vec<(&Orphan, Claim)> = wanted
             .iter()
-            .filter_map(|&(orphan, marker)| Some((orphan, Claim::Marker(marker?.to_owned()))))
+            .map(|deletion| (&deletion.orphan, deleted.claim(deletion)))
             .collect();
         if wanted.is_empty() {
             return;
@@ -252,6 +389,7 @@ fn told(ended: Result<Undone, LookError>) -> Result<String, String> {
         Ok(Undone::Newer) => Err(
             "something newer stands above its deletion, and was left alone: look at it".to_owned(),
         ),
+        Ok(Undone::Kept) => Err(format!("it {KEPT_BELOW}")),
         Ok(Undone::Lost | Undone::Untouched | Undone::Restorable) => {
             Err("its version is not kept any more".to_owned())
         }
@@ -314,7 +452,11 @@ mod tests {
             wanted
                 .iter()
                 .map(|(orphan, claim)| {
-                    assert_eq!(*claim, Claim::Marker("marker".to_owned()));
+                    match claim {
+                        Claim::Marker(id) => assert!(matches!(&**id, "marker" | "null")),
+                        Claim::Unnamed(time) => assert_eq!(time.from, Timestamp::UNIX_EPOCH),
+                        Claim::Within(_) => panic!("S3 confirmed it"),
+                    }
                     self.ends[&orphan.key].ok_or_else(|| LookError {
                         code: None,
                         message: "reset".to_owned(),
@@ -322,6 +464,14 @@ mod tests {
                 })
                 .collect()
         }
+
+        async fn only_look(&self, wanted: &[(&Orphan, Claim)]) -> Vec<Result<Undone, LookError>> {
+            self.take_back(wanted).await
+        }
+    }
+
+    fn remembering(ledger: &Ledger, versioning: Versioning) -> RememberingDeleted<'_, Ledger> {
+        RememberingDeleted::new(ledger, versioning, Timestamp::UNIX_EPOCH).unwrap()
     }
 
     fn orphan(number: usize) -> Orphan {
@@ -343,8 +493,8 @@ mod tests {
     fn cases() -> impl Strategy<Value = Vec<(Outcome, bool, Option<Undone>)>> {
         let outcome = prop_oneof![
             4 => Just(deleted(Some("marker"))),
-            1 => Just(deleted(Some("null"))),
-            1 => Just(deleted(None)),
+            2 => Just(deleted(Some("null"))),
+            2 => Just(deleted(None)),
             1 => Just(Outcome::Gone),
             1 => Just(Outcome::Spared(SparedBy::Check)),
         ];
@@ -352,8 +502,9 @@ mod tests {
             Just(Undone::Restored),
             Just(Undone::Present),
             Just(Undone::Newer),
+            Just(Undone::Kept),
             Just(Undone::Lost),
-            Just(Undone::Untouched),
+            Just(Undone::Restorable),
         ]);
         proptest::collection::vec((outcome, any::<bool>(), end), 0..50)
     }
@@ -363,6 +514,7 @@ mod tests {
         fn whatever_was_deleted_and_is_named_now_is_told_and_taken_back_where_it_can_be(
             cases in cases(),
             batch in 1_usize..9,
+            versioning in prop_oneof![Just(Versioning::Enabled), Just(Versioning::Suspended), Just(Versioning::Off)],
         ) {
             let mut world = World::default();
             let mut settled = Vec::new();
@@ -373,25 +525,46 @@ mod tests {
                 settled.push((orphan, outcome.clone()));
             }
             let ledger = Ledger::default();
-            let memory = RememberingDeleted::new(&ledger).unwrap();
+            let memory = remembering(&ledger, versioning);
             for (number, batch) in (0..).zip(settled.chunks(batch)) {
                 memory.outcomes(number, batch).now_or_never().unwrap().unwrap();
             }
-            let remembered = memory.deleted();
+            let mut remembered = memory.deleted();
             let batches = ledger.batches.into_inner().unwrap();
             prop_assert_eq!(batches.len(), settled.len().div_ceil(batch));
             prop_assert!((0..).zip(batches).all(|(number, batch): (u64, u64)| number == batch));
 
             let is_deleted = |outcome: &Outcome| matches!(outcome, Outcome::Deleted { .. });
-            let keeps = |outcome: &Outcome| *outcome == deleted(Some("marker"));
-            let recoverable = settled.iter().filter(|(_, outcome)| keeps(outcome)).map(|(orphan, _)| orphan.size);
-            prop_assert_eq!(remembered.recoverable_bytes(), recoverable.sum::<u64>());
+            let is_final = |outcome: &Outcome| versioning == Versioning::Off && *outcome == deleted(None);
+            let is_unclear = |outcome: &Outcome| is_deleted(outcome) && !is_final(outcome) && *outcome != deleted(Some("marker"));
+            let sum = |counts: &dyn Fn(&Outcome, Option<Undone>) -> bool| -> u64 {
+                settled.iter().zip(&cases).filter(|(_, (outcome, _, end))| counts(outcome, *end)).map(|((orphan, _), _)| orphan.size).sum()
+            };
+            let mut bytes = remembered.bytes();
+            prop_assert_eq!(bytes, Bytes {
+                freed: sum(&|outcome, _| is_final(outcome)),
+                recoverable: sum(&|outcome, _| *outcome == deleted(Some("marker"))),
+                kept: 0,
+            });
+            weigh(&mut remembered, &world, &mut bytes).now_or_never().unwrap().unwrap();
+            let all_seen = cases.iter().all(|(outcome, _, end)| !is_unclear(outcome) || end.is_some());
+            let looked_up = |outcome: &Outcome, end, what| is_unclear(outcome) && end == Some(what);
+            let seen = Bytes {
+                freed: sum(&|outcome, end| is_final(outcome) || looked_up(outcome, end, Undone::Lost)),
+                recoverable: sum(&|outcome, end| *outcome == deleted(Some("marker")) || looked_up(outcome, end, Undone::Restorable)),
+                kept: sum(&|outcome, end| looked_up(outcome, end, Undone::Kept)),
+            };
+            if all_seen {
+                prop_assert_eq!(bytes, seen);
+            } else {
+                prop_assert!(bytes.freed <= seen.freed && bytes.recoverable <= seen.recoverable && bytes.kept <= seen.kept);
+            }
             prop_assert_eq!(remembered.is_empty(), !cases.iter().any(|(outcome, _, _)| is_deleted(outcome)));
 
             let mut findings = Findings::default();
-            recheck(remembered, &world, &world, &mut findings).now_or_never().unwrap().unwrap();
+            recheck(&mut remembered, &world, &world, &mut findings).now_or_never().unwrap().unwrap();
             let named: Vec<_> = (0..).zip(&cases).filter(|(_, (outcome, named, _))| is_deleted(outcome) && *named).collect();
-            let is_back = |outcome: &Outcome, end: Option<Undone>| keeps(outcome) && matches!(end, Some(Undone::Restored | Undone::Present));
+            let is_back = |outcome: &Outcome, end: Option<Undone>| !is_final(outcome) && matches!(end, Some(Undone::Restored | Undone::Present));
             let back = named.iter().filter(|(_, (outcome, _, end))| is_back(outcome, *end)).count();
             prop_assert_eq!(findings.counts, Rechecked { referenced: named.len() as u64, restored: back as u64 });
             prop_assert_eq!(findings.problems.len(), named.len().min(MAX_PROBLEMS));
@@ -399,7 +572,7 @@ mod tests {
                 let key = problem.key.as_ref().unwrap();
                 let (_, (outcome, _, end)) = named.iter().find(|(number, _)| orphan(*number).key == *key).unwrap();
                 prop_assert_eq!(problem.message.contains("it was restored"), is_back(outcome, *end), "{:?}", problem);
-                prop_assert_eq!(problem.message.contains("it is lost"), !keeps(outcome), "{:?}", problem);
+                prop_assert_eq!(problem.message.contains("it is lost"), is_final(outcome), "{:?}", problem);
             }
         }
     }
@@ -410,17 +583,58 @@ mod tests {
             fails: true,
             ..Ledger::default()
         };
-        let memory = RememberingDeleted::new(&ledger).unwrap();
+        let memory = remembering(&ledger, Versioning::Off);
         let settled = [(orphan(1), deleted(None))];
         let ended = memory.outcomes(0, &settled).now_or_never().unwrap();
         assert!(ended.is_err());
         assert!(!memory.deleted().is_empty());
     }
 
+    /// A full temporary folder ends the run; what S3 confirmed is counted nevertheless, and the
+    /// question that could not be asked in full is not called asked.
+    #[test]
+    fn what_the_temporary_folder_lost_is_counted_and_told() {
+        let ledger = Ledger::default();
+        let memory = remembering(&ledger, Versioning::Off);
+        {
+            // A file that nothing can be written to.
+            let (_, path) = NamedTempFile::new().unwrap().into_parts();
+            let file = NamedTempFile::from_parts(File::open(&path).unwrap(), path);
+            memory.deleted.lock().unwrap().file = BufWriter::with_capacity(0, file);
+        }
+        let settled: Vec<_> = (0..4)
+            .map(|number| (orphan(number), deleted((number > 0).then_some("marker"))))
+            .collect();
+        let size = |orphans: &[(Orphan, Outcome)]| {
+            orphans.iter().map(|(orphan, _)| orphan.size).sum::<u64>()
+        };
+        for (batch, settled) in (0..).zip(settled.chunks(2)) {
+            let ended = memory.outcomes(batch, settled).now_or_never().unwrap();
+            assert!(ended.is_err());
+        }
+        assert_eq!(*ledger.batches.lock().unwrap(), [0, 1]);
+        // There is room again.
+        memory.deleted.lock().unwrap().file = BufWriter::new(NamedTempFile::new().unwrap());
+        let mut remembered = memory.deleted();
+        let bytes = Bytes {
+            freed: size(&settled[..1]),
+            recoverable: size(&settled[1..]),
+            kept: 0,
+        };
+        assert_eq!(remembered.bytes(), bytes);
+        let world = World::default();
+        let mut findings = Findings::default();
+        let ended = recheck(&mut remembered, &world, &world, &mut findings).now_or_never();
+        assert!(
+            matches!(ended, Some(Err(RecheckError::Spool(_)))),
+            "{ended:?}"
+        );
+    }
+
     #[test]
     fn an_answer_for_fewer_keys_says_nothing() {
         let ledger = Ledger::default();
-        let memory = RememberingDeleted::new(&ledger).unwrap();
+        let memory = remembering(&ledger, Versioning::Off);
         let settled = [(orphan(1), deleted(None)), (orphan(2), deleted(None))];
         memory
             .outcomes(0, &settled)
@@ -434,7 +648,8 @@ mod tests {
             ..World::default()
         };
         let mut findings = Findings::default();
-        let ended = recheck(memory.deleted(), &world, &world, &mut findings).now_or_never();
+        let mut deleted = memory.deleted();
+        let ended = recheck(&mut deleted, &world, &world, &mut findings).now_or_never();
         assert!(matches!(ended, Some(Err(RecheckError::Check(_)))));
         assert_eq!(findings.counts, Rechecked::default());
     }

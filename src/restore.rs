@@ -3,7 +3,11 @@
 //!
 //! The ledger says which: the outcomes hold the markers' version ids. What a run was about to
 //! delete when it was killed has no outcome; there a marker counts as the run's only if it was
-//! made within the run and the version below it is the one that the manifest lists.
+//! made within the run and the version below it is the one that the manifest lists. S3 does not
+//! say whose a marker is: what another deleted in that time is brought back, too.
+//!
+//! A bucket whose versioning is suspended makes markers with the id `null`. They are never
+//! removed: what has that id a moment later may be an object.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,12 +25,15 @@ use crate::key::{ObjectKey, Prefix};
 use crate::object::Orphan;
 use crate::stop::Stop;
 use crate::summary::{MAX_PROBLEMS, Problem, Status};
-use crate::undelete::{Claim, Undelete, Undone, undelete};
+use crate::undelete::{Claim, KEPT_BELOW, Span, Undelete, Undone, undelete};
 
 /// The longest time between what a run wrote last and what it may still have deleted: the
 /// probe, a fresh check (a minute), the requests behind it (a minute more), the attempts of
 /// one request, and the clocks of the ledger and of the bucket (five minutes apart at most).
 const LAST_BATCH: Duration = Duration::from_mins(10);
+
+/// The code of an object that is kept, and was left where it is.
+pub const KEPT: &str = "Kept";
 
 /// Orphans in one window; between two of them a person can stop the restoration.
 const WINDOW: usize = 1_000;
@@ -64,8 +71,8 @@ impl Wish {
     }
 }
 
-/// What a restoration answers with. `planned = restored + present + newer + lost + untouched
-/// + failed + deferred`.
+/// What a restoration answers with. `planned = restored + present + newer + kept + lost +
+/// untouched + failed + deferred`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Restoration {
     /// The run that was undone.
@@ -86,6 +93,8 @@ pub struct Restoration {
     pub present: u64,
     /// Keys above whose marker something newer stands; left alone.
     pub newer: u64,
+    /// Objects kept right below a delete marker whose id is `null`, which was left alone.
+    pub kept: u64,
     /// Objects whose deleted version is not kept any more.
     pub lost: u64,
     /// Orphans that the run did not delete, as far as anything shows.
@@ -113,6 +122,7 @@ impl Restoration {
             restored_bytes: 0,
             present: 0,
             newer: 0,
+            kept: 0,
             lost: 0,
             untouched: 0,
             failed: 0,
@@ -131,6 +141,10 @@ impl Restoration {
             Ok(Undone::Restorable) => self.deferred += 1,
             Ok(Undone::Present) => self.present += 1,
             Ok(Undone::Newer) => self.newer += 1,
+            Ok(Undone::Kept) => {
+                self.kept += 1;
+                self.problem(Some(&orphan.key), KEPT, format!("it {KEPT_BELOW}"));
+            }
             Ok(Undone::Lost) => self.lost += 1,
             Ok(Undone::Untouched) => self.untouched += 1,
             Err(LookError { code, message }) => {
@@ -160,6 +174,7 @@ impl Restoration {
         self.restored
             + self.present
             + self.newer
+            + self.kept
             + self.lost
             + self.untouched
             + self.failed
@@ -219,7 +234,8 @@ pub async fn restore(
             done.settle(&orphan, undone);
         }
     }
-    done.status = if stopped || done.failed > 0 {
+    // What is to be copied back by hand is still to be done.
+    done.status = if stopped || done.failed > 0 || (done.kept > 0 && !wish.dry_run) {
         Status::Incomplete
     } else if wish.dry_run {
         Status::DryRun
@@ -250,21 +266,21 @@ fn claim(past: &Past, recorded: Option<&crate::archive::Recorded>) -> Doubt {
     let outcome = recorded.map(|recorded| (recorded.outcome.as_str(), &recorded.marker));
     match outcome {
         Some(("deleted", Some(marker))) => Doubt::Claimed(Claim::Marker(marker.clone())),
-        // Without a marker the deletion was final.
-        Some(("deleted", None)) => Doubt::Settled(Undone::Lost),
-        Some(("unknown", _)) => Doubt::Claimed(within(past)),
+        // Final where the bucket kept no versions; some that keep them name no marker.
+        Some(("deleted", None)) => Doubt::Claimed(Claim::Unnamed(time_of(past))),
+        Some(("unknown", _)) => Doubt::Claimed(Claim::Within(time_of(past))),
         Some(_) => Doubt::Settled(Undone::Untouched),
         None if past.is_complete() => Doubt::Settled(Undone::Untouched),
-        None => Doubt::Claimed(within(past)),
+        None => Doubt::Claimed(Claim::Within(time_of(past))),
     }
 }
 
 /// From the run's start to the last moment at which it can have deleted anything.
-fn within(past: &Past) -> Claim {
+fn time_of(past: &Past) -> Span {
     let skew = SignedDuration::try_from(MAX_CLOCK_SKEW).unwrap_or(SignedDuration::ZERO);
     let last = SignedDuration::try_from(LAST_BATCH).unwrap_or(SignedDuration::ZERO);
     let started = past.manifest.header().started_at;
-    Claim::Within {
+    Span {
         from: started.checked_sub(skew).unwrap_or(Timestamp::MIN),
         until: past
             .last_written

@@ -22,7 +22,7 @@ use crate::chain::chain;
 use crate::dangling;
 use crate::failure::RunError;
 use crate::folders::HeldFolder;
-use crate::guards::{self, Ground, Versioning};
+use crate::guards::{self, Ground};
 use crate::hands::{
     Delete, FreshCheck, Identity, Journal, Latest, Look, Record, ReferenceSnapshot, Series,
 };
@@ -331,9 +331,9 @@ impl<J: Journal + Sync> Run<'_, J> {
         let Some((versioning, storage_now)) = unless(stop, world.ground()).await? else {
             return Ok(End::Stopped);
         };
-        let local_now = world.now();
+        let began = Instant::now();
         let ground = Ground {
-            local_now,
+            local_now: world.now(),
             storage_now,
             versioning,
             standby: false,
@@ -407,14 +407,13 @@ impl<J: Journal + Sync> Run<'_, J> {
                 return Ok(End::Refused(refusals));
             }
         };
-        let failed = failed.collect();
         self.approved_by_all(
             series,
             latest.as_ref(),
             &identity,
             &doubted,
             approved.plan(),
-            failed,
+            failed.collect(),
         );
         if settings.allowed.dry_run {
             return Ok(End::Done);
@@ -424,7 +423,8 @@ impl<J: Journal + Sync> Run<'_, J> {
             listed_since: Some(listed_since),
             conditional: false,
             started,
-            keeps_versions: versioning == Versioning::Enabled,
+            began,
+            versioning,
         };
         let ended = self.delete(world, &approved, judged, &check).await?;
         if matches!(ended, End::Done) && settings.abort_uploads {
@@ -452,7 +452,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         };
         // Without conditions the only protection left is a look just before the batch.
         judged.conditional = honoured;
-        let memory = RememberingDeleted::new(self.journal)?;
+        let memory = RememberingDeleted::new(self.journal, judged.versioning, judged.started)?;
         let ended = self.sweep(approved, judged, &deleter, check, &memory).await;
         self.look_back(world, approved, memory.deleted(), check)
             .await;

@@ -241,11 +241,15 @@ pub struct More {
     /// there were.
     #[serde(flatten)]
     pub range: KeyRange,
-    /// Of the deleted bytes, those that are free now.
+    /// Of the deleted bytes, those that are known to be free now. (What is missing to the whole
+    /// in these three, nobody could tell.)
     pub freed_bytes: u64,
     /// Of the deleted bytes, those that are kept below a delete marker, where `restore` can
     /// bring them back.
     pub recoverable_bytes: u64,
+    /// Of the deleted bytes, those that are kept below a delete marker `null` of a bucket whose
+    /// versioning is suspended: a person can copy them back.
+    pub kept_bytes: u64,
     /// After how many days the bucket's lifecycle frees those, at the earliest; `null` where
     /// it never does or could not be read.
     pub recoverable_days: Option<u32>,

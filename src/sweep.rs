@@ -15,10 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 use tokio::time::Instant;
 
+use crate::guards::Versioning;
 use crate::hands::{CheckError, Delete, FreshCheck, Record, RecordError};
 use crate::key::ObjectKey;
 use crate::plan::{ApprovedPlan, Batches};
@@ -36,6 +37,9 @@ pub const MAX_LISTING_AGE: Duration = Duration::from_mins(1);
 
 /// Ages are read again a good while before they must be, so that the requests have time.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
+/// How far the clocks of S3's own machines may be apart.
+const CLOCKS_VARY: SignedDuration = SignedDuration::from_secs(5);
 
 /// The longest time between a fresh check and a deletion that rests on it.
 pub const MAX_CHECK_AGE: Duration = Duration::from_mins(1);
@@ -133,11 +137,22 @@ pub struct Judged {
     pub conditional: bool,
     /// The lower of the local clock and S3's when the run started.
     pub started: Timestamp,
-    /// Whether the bucket keeps what is deleted, so that its versions tell whose deletion it was.
-    pub keeps_versions: bool,
+    /// When that was known.
+    pub began: Instant,
+    /// Whether the bucket keeps what is deleted, so that its versions tell of a deletion.
+    pub versioning: Versioning,
 }
 
 impl Judged {
+    /// What S3's clock shows now at least: what it says it did earlier was not done by a request
+    /// that is sent now.
+    fn now(&self) -> Timestamp {
+        SignedDuration::try_from(self.began.elapsed())
+            .ok()
+            .and_then(|elapsed| self.started.checked_add(elapsed - CLOCKS_VARY).ok())
+            .unwrap_or(self.started)
+    }
+
     /// Until when the listing may be rested on; `None` when the ages are to be read again.
     fn fresh_until(&self) -> Option<Instant> {
         self.listed_since
@@ -358,7 +373,8 @@ mod tests {
             listed_since: None,
             conditional: true,
             started: Timestamp::UNIX_EPOCH,
-            keeps_versions: true,
+            began: Instant::now(),
+            versioning: Versioning::Enabled,
         };
         let hands = Hands {
             delete: &Idle,

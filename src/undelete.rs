@@ -14,7 +14,12 @@ use crate::object::{ETag, Orphan};
 
 /// The id of what was written while a bucket did not keep versions. It names whatever was
 /// written last so: removing it could destroy an object that was uploaded meanwhile.
-const NULL_VERSION: &str = "null";
+pub(crate) const NULL_VERSION: &str = "null";
+
+/// What is said of an object that is kept below a marker of that id.
+pub(crate) const KEPT_BELOW: &str = "is kept right below a delete marker whose id is null (versioning is suspended), \
+     which is left alone, because an upload of this moment would have the same id: copy it back by its version id \
+     (`aws s3api list-object-versions` tells it, `copy-object --copy-source 'BUCKET/KEY?versionId=ID'` copies)";
 
 /// Deletions that are undone at once.
 pub(crate) const AT_ONCE: usize = 16;
@@ -48,16 +53,36 @@ pub struct Top {
     pub below: Option<KeyVersion>,
 }
 
+/// A version that is looked for.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted<'a> {
+    /// The one of this id.
+    Id(&'a str),
+    /// An object with this entity tag.
+    Tag(&'a ETag),
+}
+
+impl Wanted<'_> {
+    /// Whether it is this one.
+    #[must_use]
+    pub fn is(&self, version: &KeyVersion) -> bool {
+        match self {
+            Self::Id(id) => version.id == *id,
+            Self::Tag(etag) => is_object(Some(version), etag),
+        }
+    }
+}
+
 /// Who looks at versions and takes delete markers away.
 pub trait Undelete {
     /// The newest two versions of the key.
     fn top(&self, key: &ObjectKey) -> impl Future<Output = Result<Top, LookError>> + Send;
 
-    /// Whether the key has a version of this id.
+    /// Whether the key has such a version, however deep.
     fn has_version(
         &self,
         key: &ObjectKey,
-        id: &str,
+        wanted: &Wanted<'_>,
     ) -> impl Future<Output = Result<bool, LookError>> + Send;
 
     /// Removes the delete marker of this id. It is not called with the id of anything else.
@@ -75,16 +100,35 @@ pub trait TakeBack {
         &self,
         deletions: &[(&Orphan, Claim)],
     ) -> impl Future<Output = Vec<Result<Undone, LookError>>>;
+
+    /// What would become of each, in their order: it is only looked at.
+    fn only_look(
+        &self,
+        deletions: &[(&Orphan, Claim)],
+    ) -> impl Future<Output = Vec<Result<Undone, LookError>>>;
 }
 
 impl<U: Undelete + Sync> TakeBack for U {
     async fn take_back(&self, deletions: &[(&Orphan, Claim)]) -> Vec<Result<Undone, LookError>> {
-        stream::iter(deletions)
-            .map(|(orphan, claim)| undelete(self, orphan, claim, false))
-            .buffered(AT_ONCE)
-            .collect()
-            .await
+        undelete_all(self, deletions, false).await
     }
+
+    async fn only_look(&self, deletions: &[(&Orphan, Claim)]) -> Vec<Result<Undone, LookError>> {
+        undelete_all(self, deletions, true).await
+    }
+}
+
+/// Undoes some deletions at once, or only looks.
+pub(crate) async fn undelete_all(
+    hands: &impl Undelete,
+    deletions: &[(&Orphan, Claim)],
+    look_only: bool,
+) -> Vec<Result<Undone, LookError>> {
+    stream::iter(deletions)
+        .map(|(orphan, claim)| undelete(hands, orphan, claim, look_only))
+        .buffered(AT_ONCE)
+        .collect()
+        .await
 }
 
 /// Which delete marker is the run's own.
@@ -92,13 +136,29 @@ impl<U: Undelete + Sync> TakeBack for U {
 pub enum Claim {
     /// The one whose id S3 gave for the deletion.
     Marker(String),
-    /// Nobody wrote down what became of the orphan: the one made in this time.
-    Within {
-        /// Not before.
-        from: Timestamp,
-        /// Not after.
-        until: Timestamp,
-    },
+    /// S3 confirmed the deletion and named no marker: the one made in this time, if any was.
+    Unnamed(Span),
+    /// Nobody wrote down what became of the orphan: the one made in this time. S3 does not say
+    /// whose a marker is; it may be another's.
+    Within(Span),
+}
+
+/// A time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Not before.
+    pub from: Timestamp,
+    /// Not after.
+    pub until: Timestamp,
+}
+
+impl Span {
+    fn contains(&self, at: Option<Timestamp>) -> bool {
+        // S3's times are whole seconds.
+        at.is_some_and(|at| {
+            (self.from.as_second()..=self.until.as_second()).contains(&at.as_second())
+        })
+    }
 }
 
 /// What became of the wish to undo a deletion.
@@ -112,6 +172,9 @@ pub enum Undone {
     Present,
     /// Something newer than the run's deletion stands above; it was left alone.
     Newer,
+    /// What was deleted is kept right below a delete marker whose id is `null`, which was left
+    /// alone: an upload to a bucket whose versioning is suspended has the same id.
+    Kept,
     /// The version that was deleted is not kept any more.
     Lost,
     /// Nothing shows that the run deleted it.
@@ -132,11 +195,19 @@ pub async fn undelete(
     let marker = match judge(&top, orphan, claim) {
         Verdict::Settled(undone) => return Ok(undone),
         Verdict::Below(marker) => {
-            let stands = hands.has_version(&orphan.key, marker).await?;
+            let stands = hands.has_version(&orphan.key, &Wanted::Id(marker)).await?;
             return Ok(match (&top.newest, stands) {
                 (None, _) => Undone::Lost,
                 (newest, false) if is_object(newest.as_ref(), &orphan.etag) => Undone::Present,
                 (Some(_), _) => Undone::Newer,
+            });
+        }
+        Verdict::Missing => {
+            let kept = Wanted::Tag(&orphan.etag);
+            return Ok(if hands.has_version(&orphan.key, &kept).await? {
+                Undone::Newer
+            } else {
+                Undone::Lost
             });
         }
         Verdict::Remove(marker) => marker,
@@ -163,36 +234,49 @@ enum Verdict<'a> {
     Settled(Undone),
     /// The run's marker is not the newest version; it may stand below.
     Below(&'a str),
+    /// A delete marker stands above something else than what was deleted, which may be deeper.
+    Missing,
     Remove(&'a str),
 }
 
 fn judge<'a>(top: &'a Top, orphan: &Orphan, claim: &'a Claim) -> Verdict<'a> {
     let newest = match (&top.newest, claim) {
-        (None, Claim::Marker(_)) => return Verdict::Settled(Undone::Lost),
-        (None, Claim::Within { .. }) => return Verdict::Settled(Undone::Untouched),
+        (None, Claim::Marker(_) | Claim::Unnamed(_)) => return Verdict::Settled(Undone::Lost),
+        (None, Claim::Within(_)) => return Verdict::Settled(Undone::Untouched),
         (Some(newest), _) => newest,
     };
+    let is_marker = newest.kind == VersionKind::Marker;
+    let is_null = newest.id == NULL_VERSION;
     let restorable = is_object(top.below.as_ref(), &orphan.etag);
     match claim {
-        Claim::Marker(id) if id == NULL_VERSION => Verdict::Settled(Undone::Lost),
-        Claim::Marker(id) if *id != newest.id || newest.kind != VersionKind::Marker => {
-            Verdict::Below(id)
-        }
-        Claim::Marker(id) if restorable => Verdict::Remove(id),
-        Claim::Marker(_) => Verdict::Settled(Undone::Lost),
-        Claim::Within { from, until } => {
-            // S3's times are whole seconds.
-            let within = newest
-                .last_modified
-                .is_some_and(|at| (from.as_second()..=until.as_second()).contains(&at.as_second()));
-            if newest.kind == VersionKind::Marker
-                && newest.id != NULL_VERSION
-                && within
-                && restorable
-            {
-                Verdict::Remove(&newest.id)
+        Claim::Marker(id) if id != NULL_VERSION => {
+            if *id != newest.id || !is_marker {
+                Verdict::Below(id)
+            } else if restorable {
+                Verdict::Remove(id)
             } else {
+                Verdict::Settled(Undone::Lost)
+            }
+        }
+        // The run's marker has no id of its own. What stands there tells what it can.
+        Claim::Marker(_) | Claim::Unnamed(_) if !is_marker => {
+            Verdict::Settled(if is_object(Some(newest), &orphan.etag) {
+                Undone::Present
+            } else {
+                Undone::Newer
+            })
+        }
+        Claim::Marker(_) | Claim::Unnamed(_) if !restorable => Verdict::Missing,
+        Claim::Marker(_) | Claim::Unnamed(_) if is_null => Verdict::Settled(Undone::Kept),
+        Claim::Unnamed(time) if time.contains(newest.last_modified) => Verdict::Remove(&newest.id),
+        Claim::Marker(_) | Claim::Unnamed(_) => Verdict::Settled(Undone::Newer),
+        Claim::Within(time) => {
+            if !is_marker || !restorable || !time.contains(newest.last_modified) {
                 Verdict::Settled(Undone::Untouched)
+            } else if is_null {
+                Verdict::Settled(Undone::Kept)
+            } else {
+                Verdict::Remove(&newest.id)
             }
         }
     }
@@ -238,9 +322,9 @@ mod tests {
             })
         }
 
-        async fn has_version(&self, _: &ObjectKey, id: &str) -> Result<bool, LookError> {
+        async fn has_version(&self, _: &ObjectKey, wanted: &Wanted<'_>) -> Result<bool, LookError> {
             let versions = self.versions.lock().unwrap();
-            Ok(versions.iter().any(|version| version.id == id))
+            Ok(versions.iter().any(|version| wanted.is(version)))
         }
 
         async fn remove_marker(&self, _: &ObjectKey, id: &str) -> Result<(), LookError> {
@@ -316,14 +400,19 @@ mod tests {
         })
     }
 
+    /// From and to within a second, which S3's times do not show.
+    fn times() -> impl Strategy<Value = Span> {
+        (0_i64..4, 0_i64..3).prop_map(|(from, seconds)| Span {
+            from: at(from, 900_000_000),
+            until: at(from + seconds, 950_000_000),
+        })
+    }
+
     fn claims() -> impl Strategy<Value = Claim> {
         prop_oneof![
             ids().prop_map(|id| Claim::Marker(id.to_owned())),
-            // Within a second, which S3's times do not show.
-            (0_i64..4, 0_i64..3).prop_map(|(from, seconds)| Claim::Within {
-                from: at(from, 900_000_000),
-                until: at(from + seconds, 950_000_000),
-            }),
+            times().prop_map(Claim::Within),
+            times().prop_map(Claim::Unnamed),
         ]
     }
 
@@ -338,20 +427,32 @@ mod tests {
             claim in claims(),
         ) {
             let is_it = |version: &KeyVersion| version.kind == VersionKind::Object(Some(ETag::new("\"e\"")));
-            let is_claimed = |version: &KeyVersion| version.kind == VersionKind::Marker && version.id != "null" && match &claim {
+            let is_marker = |version: &KeyVersion| version.kind == VersionKind::Marker;
+            let is_claimed = |version: &KeyVersion| is_marker(version) && match &claim {
                 Claim::Marker(id) => version.id == *id,
-                Claim::Within { from, until } => version.last_modified.is_some_and(|at| (from.as_second()..=until.as_second()).contains(&at.as_second())),
+                Claim::Within(time) | Claim::Unnamed(time) => version.last_modified.is_some_and(|at| (time.from.as_second()..=time.until.as_second()).contains(&at.as_second())),
             };
-            let removable = before.first().is_some_and(is_claimed) && before.get(1).is_some_and(is_it);
+            let newest = before.first();
+            let over_it = before.get(1).is_some_and(is_it);
+            let is_null = newest.is_some_and(|newest| newest.id == "null");
+            let removable = newest.is_some_and(is_claimed) && over_it && !is_null;
             let expected = match &claim {
                 _ if removable => Undone::Restored,
-                Claim::Within { .. } => Undone::Untouched,
-                Claim::Marker(id) => match before.first() {
+                Claim::Within(_) if over_it && newest.is_some_and(is_claimed) => Undone::Kept,
+                Claim::Within(_) => Undone::Untouched,
+                Claim::Marker(id) if id != "null" => match newest {
                     None => Undone::Lost,
-                    Some(_) if id == "null" => Undone::Lost,
                     Some(newest) if is_claimed(newest) => Undone::Lost,
                     Some(newest) if is_it(newest) && before.iter().all(|version| version.id != *id) => Undone::Present,
                     Some(_) => Undone::Newer,
+                },
+                // Without an id to go by, lost is only what is nowhere.
+                Claim::Marker(_) | Claim::Unnamed(_) => match newest {
+                    Some(newest) if is_it(newest) => Undone::Present,
+                    Some(newest) if !is_marker(newest) => Undone::Newer,
+                    Some(_) if over_it && is_null => Undone::Kept,
+                    Some(_) if before.iter().any(is_it) => Undone::Newer,
+                    _ => Undone::Lost,
                 },
             };
 
@@ -395,6 +496,6 @@ mod tests {
             .collect();
         let answers = stack.take_back(&wanted).now_or_never().unwrap();
         let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
-        assert_eq!(answers, [Undone::Lost, Undone::Restored]);
+        assert_eq!(answers, [Undone::Newer, Undone::Restored]);
     }
 }

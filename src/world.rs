@@ -160,6 +160,13 @@ impl TakeBack for UndoHands {
             Self::Function(hands) => hands.take_back(deletions).await,
         }
     }
+
+    async fn only_look(&self, deletions: &[(&Orphan, Claim)]) -> Vec<Result<Undone, LookError>> {
+        match self {
+            Self::Own(hands) => hands.only_look(deletions).await,
+            Self::Function(hands) => hands.only_look(deletions).await,
+        }
+    }
 }
 
 impl World for Production<'_> {

@@ -143,6 +143,18 @@ async fn where_nothing_is_kept_the_loss_is_named() {
     assert_eq!(report.summary.more.recoverable_bytes, 0);
 }
 
+/// What was written while versioning was enabled stays below the marker `null`.
+#[tokio::test]
+async fn what_a_suspended_bucket_keeps_is_not_called_lost() {
+    let world = world().await;
+    world.server.set_versioning(BUCKET, Versioning::Suspended);
+    at_the_last_moment(&world, LATE);
+    let report = world.run(&[(Setting::AllowUnversioned, "true")]).await;
+    let message = found(&report, 0);
+    assert!(message.contains("copy it back"), "{message}");
+    assert_eq!(report.summary.more.freed_bytes, 0);
+}
+
 #[tokio::test]
 async fn a_database_that_does_not_answer_again_leaves_a_doubt() {
     let world = world().await;
@@ -154,6 +166,39 @@ async fn a_database_that_does_not_answer_again_leaves_a_doubt() {
         (3, None)
     );
     assert_eq!(report.summary.errors[0].code, "NotRechecked");
+}
+
+/// The plan fits in the temporary folder, and what is remembered of its deletions does not.
+#[cfg(unix)]
+#[tokio::test]
+async fn with_a_full_temporary_folder_no_byte_is_called_free_that_is_kept() {
+    let world = world().await;
+    world.server.create_bucket("ledgers");
+    for index in 3..400 {
+        world.put(&orphan(index), 48);
+    }
+    let environment = Environment::of(&world).with(&[
+        ("SWEEPER_REPORT", "s3://ledgers/sweeper"),
+        ("SWEEPER_MAX_ORPHAN_PERCENT", "100"),
+        ("SWEEPER_ALLOW_UNREFERENCED_FOLDER", "left/"),
+    ]);
+    let ended = environment.cramped_cli(120, &["sweep"]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let printed = ended.json();
+    assert_eq!(
+        (&printed["status"], &printed["deleted"]),
+        (&json!("failed"), &json!(400)),
+        "{printed}"
+    );
+    assert_eq!(
+        (&printed["freed_bytes"], &printed["recoverable_bytes"]),
+        (&json!(0), &printed["deleted_bytes"])
+    );
+    let errors = printed["errors"].as_array().expect("a list");
+    assert!(
+        errors.iter().any(|error| error["code"] == "NotRechecked"),
+        "{printed}"
+    );
 }
 
 /// A lock that is held on the table must not hold a run over its deadline.

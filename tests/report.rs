@@ -298,6 +298,38 @@ async fn each_orphan_is_shown_with_size_age_and_outcome_and_nothing_acts() {
     assert_eq!(printed.json(), summary);
 }
 
+/// The run's own words stay as they were written; what was given back since is told beside.
+#[tokio::test]
+async fn what_was_restored_since_is_told() {
+    let world = world().await;
+    let summary = run(&world, &["sweep"]).await;
+    let run_id = summary["run_id"].as_str().expect("an id");
+    let text = report(&world, &[run_id, "--format", "text"]).await;
+    assert!(!text.stdout.contains("given back"), "{text:?}");
+    let key = NASTY[7].0;
+    for key in [&["--key", key][..], &[]] {
+        let ended = Environment::of(&world)
+            .cli(&[&["restore", run_id], key].concat())
+            .await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+    let text = report(&world, &[run_id, "--format", "text"]).await;
+    let html = report(&world, &[run_id, "--format", "html"]).await;
+    assert_quiet(&html.stdout, &page(&html.stdout));
+    for told in [&text.stdout, &page(&html.stdout).text] {
+        let first = told.find("1 of 1 given back").expect("the first");
+        let second = told.find("7 of 8 given back").expect("the second");
+        assert!(first < second, "{told}");
+    }
+    // Of a dry run there is nothing to tell.
+    let ended = Environment::of(&world)
+        .cli(&["restore", run_id, "--dry-run"])
+        .await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let again = report(&world, &[run_id, "--format", "text"]).await;
+    assert_eq!(again.stdout, text.stdout);
+}
+
 #[tokio::test]
 async fn a_refusal_is_told_with_its_figure_and_the_newest_run_is_the_default() {
     let world = world().await;

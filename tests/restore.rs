@@ -520,33 +520,216 @@ async fn where_versions_are_not_kept_nothing_is_touched() {
     );
 }
 
-/// The marker `null` of suspended versioning may be anything by now: also an object that was
-/// uploaded meanwhile.
+const FINAL: [(Setting, &str); 3] = [ALL[0], ALL[1], (Setting::AllowUnversioned, "true")];
+
+fn bytes(report: &Report) -> [u64; 4] {
+    let told = support::read_back(&report.summary);
+    ["deleted", "freed", "recoverable", "kept"].map(|what| {
+        let bytes = &told[format!("{what}_bytes")];
+        bytes.as_u64().unwrap_or_else(|| panic!("{what}: {told}"))
+    })
+}
+
+fn counted(done: &Restoration, words: &[(&str, u64)]) {
+    let told = serde_json::to_value(done).expect("JSON");
+    for word in [
+        "restored",
+        "present",
+        "newer",
+        "kept",
+        "lost",
+        "untouched",
+        "failed",
+        "deferred",
+    ] {
+        let wanted = words.iter().find(|(wanted, _)| *wanted == word);
+        assert_eq!(
+            told[word],
+            wanted.map_or(0, |(_, count)| *count),
+            "{word}: {told}"
+        );
+    }
+}
+
+/// Versioning was enabled, and is suspended now. What was written before stays below the marker
+/// `null`; what was written since is destroyed. The id `null` may be anything by now, also an
+/// object that was uploaded meanwhile: it is never removed.
 #[tokio::test]
-async fn a_marker_without_an_id_of_its_own_is_never_removed() {
-    let world = World::new().await;
+async fn where_versioning_is_suspended_what_is_kept_is_told_from_what_is_lost() {
+    let world = world(2).await;
     world.server.set_versioning(BUCKET, Versioning::Suspended);
-    world.put_named(&["kept/1.png", "kept/2.png"], 48).await;
-    world.put(&orphan(0), 48);
-    let changes = [
-        (Setting::MaxOrphanPercent, "100"),
-        (Setting::AllowUnversioned, "true"),
-    ];
-    let report = world.run(&changes).await;
-    assert_eq!(report.summary.counts.deleted, 1, "{report:?}");
-    assert_eq!(
-        (
-            report.summary.more.freed_bytes,
-            report.summary.more.recoverable_bytes
-        ),
-        (14, 0)
-    );
+    world.put(&orphan(2), 48);
+    world.put(&orphan(3), 48);
+    let report = world.run(&FINAL).await;
+    assert_eq!(report.summary.counts.deleted, 4, "{report:?}");
+    assert_eq!(bytes(&report), [56, 28, 0, 28]);
+    let run_id = report.summary.run_id;
+    let before = versions(&world, 4);
     let alone = removals(&world);
-    world.put(&orphan(0), 0);
-    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
-    assert_eq!((done.restored, done.lost), (0, 1), "{done:?}");
+    let dry_run = Wish {
+        dry_run: true,
+        ..Wish::default()
+    };
+    let done = restore(&world, run_id, &dry_run).await;
+    counted(&done, &[("kept", 2), ("lost", 2)]);
+    assert_eq!(done.status, Status::DryRun);
+    let done = restore(&world, run_id, &Wish::default()).await;
+    counted(&done, &[("kept", 2), ("lost", 2)]);
+    // Something is left to do, by hand.
+    assert_eq!(done.status, Status::Incomplete);
+    let codes: Vec<_> = done
+        .errors
+        .iter()
+        .map(|problem| problem.code.as_str())
+        .collect();
+    assert_eq!(codes, ["Kept", "Kept"]);
+    assert!(done.errors[0].message.contains("copy it back"), "{done:?}");
+    assert_eq!((versions(&world, 4), removals(&world)), (before, alone));
+
+    // Uploads that come meanwhile.
+    world
+        .server
+        .put_at(BUCKET, &orphan(0), "other", support::ago(0));
+    world.put(&orphan(2), 0);
+    let before = versions(&world, 4);
+    let done = restore(&world, run_id, &Wish::default()).await;
+    counted(
+        &done,
+        &[("kept", 1), ("newer", 1), ("present", 1), ("lost", 1)],
+    );
+    assert_eq!((versions(&world, 4), removals(&world)), (before, alone));
+    // And one that is deleted again, below which another marker `null` is what was deleted.
+    world.server.delete(BUCKET, &orphan(0));
+    // The version is not right below what stands there now, but it stands there.
+    world.server.set_versioning(BUCKET, Versioning::Enabled);
+    world.server.delete(BUCKET, &orphan(1));
+    let done = restore(&world, run_id, &Wish::default()).await;
+    counted(
+        &done,
+        &[("kept", 1), ("newer", 1), ("present", 1), ("lost", 1)],
+    );
     assert_eq!(removals(&world), alone);
-    assert!(world.keys().contains(&orphan(0)));
+}
+
+#[tokio::test]
+async fn people_are_told_what_is_kept_and_that_it_is_theirs_to_copy_back() {
+    let world = world(2).await;
+    world.server.set_versioning(BUCKET, Versioning::Suspended);
+    let environment = Environment::of(&world).with(&[
+        ("SWEEPER_ALLOW_UNVERSIONED", "true"),
+        ("SWEEPER_ALLOW_UNREFERENCED_FOLDER", "left/"),
+    ]);
+    let swept = environment.cli(&["sweep", "--output", "text"]).await;
+    assert_eq!(swept.code, Some(0), "{swept:?}");
+    let line = |printed: &str, word: &str| -> Option<String> {
+        let line = printed.lines().find(|line| line.trim().starts_with(word));
+        line.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(
+        line(&swept.stdout, "freed now").as_deref(),
+        Some("freed now 0 B")
+    );
+    let kept = line(&swept.stdout, "kept").expect("a line");
+    assert!(kept.starts_with("kept 28 B below"), "{kept}");
+    assert_eq!(line(&swept.stdout, "free or kept"), None);
+    let run_id = line(&swept.stdout, "run").expect("its id");
+    let run_id = run_id.trim_start_matches("run ");
+    let restored = environment
+        .cli(&["restore", run_id, "--output", "text"])
+        .await;
+    assert_eq!(restored.code, Some(4), "{restored:?}");
+    let kept = line(&restored.stdout, "kept").expect("a line");
+    assert!(kept.starts_with("kept 2 below"), "{kept}");
+    assert!(restored.stdout.contains("copy it back"), "{restored:?}");
+    // What nobody can tell has a line of its own.
+    world.put(&orphan(2), 48);
+    world.server.inject(Fault::new(
+        Operation::ListObjectVersions,
+        Effect::access_denied(),
+    ));
+    let swept = environment.cli(&["sweep", "--output", "text"]).await;
+    let unclear = line(&swept.stdout, "free or kept").expect("a line");
+    assert!(unclear.starts_with("free or kept 14 B nobody"), "{unclear}");
+}
+
+/// The rights to look at versions are not everybody's.
+#[tokio::test]
+async fn bytes_of_which_nobody_can_tell_are_neither_free_nor_kept() {
+    let world = world(2).await;
+    world.server.set_versioning(BUCKET, Versioning::Suspended);
+    world.server.inject(Fault::new(
+        Operation::ListObjectVersions,
+        Effect::access_denied(),
+    ));
+    let report = world.run(&FINAL).await;
+    assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+    assert_eq!(bytes(&report), [28, 0, 0, 0]);
+}
+
+/// Lets the storage name no marker in its answer to a batch.
+fn hide_markers(world: &World) {
+    let edit = |body: String| {
+        let mut parts = body.split("<DeleteMarker>");
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |kept, part| {
+            let (_, rest) = part
+                .split_once("</DeleteMarkerVersionId>")
+                .expect("a marker's id");
+            kept + rest
+        })
+    };
+    world.server.inject(Fault::new(
+        Operation::DeleteObjects,
+        Effect::edit_body(edit),
+    ));
+}
+
+/// Some that speak S3's protocol keep versions and do not name the marker in their answer.
+#[tokio::test]
+async fn nothing_is_called_lost_without_a_look_although_no_marker_was_named() {
+    for (versioning, [freed, recoverable, kept], found) in [
+        (Versioning::Enabled, [0, 42, 0], "restored"),
+        (Versioning::Suspended, [0, 0, 42], "kept"),
+    ] {
+        let world = world(3).await;
+        world.server.set_versioning(BUCKET, versioning);
+        hide_markers(&world);
+        let report = world.run(&FINAL).await;
+        assert_eq!(report.summary.counts.deleted, 3, "{report:?}");
+        assert_eq!(bytes(&report), [42, freed, recoverable, kept]);
+        let outcomes = world.read(&report, "outcomes/000000.json");
+        assert!(outcomes["outcomes"][0]["marker"].is_null(), "{outcomes}");
+        let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+        counted(&done, &[(found, 3)]);
+        let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+        counted(
+            &done,
+            &[(if found == "kept" { "kept" } else { "present" }, 3)],
+        );
+    }
+    // What is not there any more is lost; what another deleted at another time is another's.
+    let world = world(3).await;
+    hide_markers(&world);
+    let report = world.run(&FINAL).await;
+    let remove = async |index: usize, nth: usize| {
+        let version = world.server.versions(BUCKET, &orphan(index))[nth].id();
+        let client = world.client();
+        let sent = client
+            .delete_object()
+            .bucket(BUCKET)
+            .key(orphan(index))
+            .version_id(version.to_string());
+        sent.send().await.expect("removed");
+    };
+    remove(0, 1).await;
+    remove(1, 0).await;
+    remove(1, 0).await;
+    remove(2, 0).await;
+    world.server.set_clock_skew(SignedDuration::from_hours(1));
+    world.server.delete(BUCKET, &orphan(2));
+    world.server.set_clock_skew(SignedDuration::ZERO);
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    counted(&done, &[("lost", 2), ("newer", 1)]);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use orphan_sweeper::guards::Limits;
+use orphan_sweeper::guards::{Limits, Versioning};
 use orphan_sweeper::hands::{
     BatchFault, CheckError, Current, Delete, FreshCheck, Look, LookError, Record, RecordError,
 };
@@ -35,6 +35,8 @@ struct World {
     hidden: BTreeSet<String>,
     /// Keys over which our marker stands.
     markers: BTreeSet<String>,
+    /// Since when each marker was asked for.
+    asked_since: Vec<Timestamp>,
     /// Keys a second that the storage takes, if it counts them; and what it has taken since
     /// when.
     allowed: Option<u32>,
@@ -192,8 +194,9 @@ impl Delete for Fake {
     async fn marker_over(
         &self,
         orphan: &Orphan,
-        _since: Timestamp,
+        since: Timestamp,
     ) -> Result<Option<String>, LookError> {
+        self.world().asked_since.push(since);
         let found = self.world().markers.contains(orphan.key.as_str());
         Ok(found.then(|| "ours".to_owned()))
     }
@@ -311,6 +314,7 @@ fn keys(count: usize) -> Vec<String> {
 struct Case {
     fake: Fake,
     plan: ApprovedPlan,
+    began: Instant,
     listed_since: Option<Instant>,
     conditional: bool,
     pace: Pace,
@@ -331,6 +335,7 @@ impl Case {
         Self {
             fake,
             plan,
+            began: Instant::now(),
             listed_since: Some(Instant::now()),
             conditional: true,
             pace,
@@ -350,7 +355,8 @@ impl Case {
             listed_since: self.listed_since,
             conditional: self.conditional,
             started: at(CUTOFF),
-            keeps_versions: true,
+            began: self.began,
+            versioning: Versioning::Enabled,
         };
         let report = sweep(&self.plan, judged, hands, self.pace, &self.stop, |_| {}).await;
         let counts = Counts {
@@ -1040,7 +1046,7 @@ impl Delete for Odd {
     }
 }
 
-async fn sweep_oddly(case: &Case, oddity: Oddity, keeps_versions: bool) -> SweepReport {
+async fn sweep_oddly(case: &Case, oddity: Oddity, versioning: Versioning) -> SweepReport {
     let hands = Hands {
         delete: &Odd(case.fake.clone(), oddity),
         check: &case.fake,
@@ -1051,7 +1057,8 @@ async fn sweep_oddly(case: &Case, oddity: Oddity, keeps_versions: bool) -> Sweep
         listed_since: case.listed_since,
         conditional: case.conditional,
         started: at(CUTOFF),
-        keeps_versions,
+        began: case.began,
+        versioning,
     };
     sweep(&case.plan, judged, hands, case.pace, &case.stop, |_| {}).await
 }
@@ -1059,7 +1066,7 @@ async fn sweep_oddly(case: &Case, oddity: Oddity, keeps_versions: bool) -> Sweep
 #[tokio::test(start_paused = true)]
 async fn a_key_that_cannot_be_read_even_alone_fails_once() {
     let case = Case::of(&keys(4));
-    let report = sweep_oddly(&case, Oddity::ReadsNothing, true).await;
+    let report = sweep_oddly(&case, Oddity::ReadsNothing, Versioning::Enabled).await;
     assert_eq!((report.counts.failed, report.counts.deferred), (4, 0));
     let codes = report.problems.iter().map(|problem| problem.code.as_str());
     assert_eq!(codes.collect::<Vec<_>>(), ["MalformedXML"; 4]);
@@ -1068,9 +1075,13 @@ async fn a_key_that_cannot_be_read_even_alone_fails_once() {
 
 #[tokio::test(start_paused = true)]
 async fn without_versions_nobody_calls_a_lost_deletion_ours_or_anothers() {
-    for (keeps_versions, [gone, unknown]) in [(true, [3, 0]), (false, [0, 3])] {
+    for (versioning, [gone, unknown]) in [
+        (Versioning::Enabled, [3, 0]),
+        (Versioning::Suspended, [0, 3]),
+        (Versioning::Off, [0, 3]),
+    ] {
         let case = Case::of(&keys(3));
-        let report = sweep_oddly(&case, Oddity::LosesItsAnswer, keeps_versions).await;
+        let report = sweep_oddly(&case, Oddity::LosesItsAnswer, versioning).await;
         let counts = report.counts;
         assert_eq!(
             [counts.deleted, counts.gone, counts.unknown],
@@ -1082,11 +1093,22 @@ async fn without_versions_nobody_calls_a_lost_deletion_ours_or_anothers() {
     }
 }
 
+/// What another deleted while the run listed is not taken for the work of a request that
+/// never arrived.
+#[tokio::test(start_paused = true)]
+async fn only_a_marker_made_since_the_request_is_taken_for_its_own() {
+    let case = Case::of(&keys(1));
+    tokio::time::advance(Duration::from_secs(25)).await;
+    sweep_oddly(&case, Oddity::LosesItsAnswer, Versioning::Enabled).await;
+    // Not by more than clocks vary.
+    assert_eq!(case.fake.world().asked_since, [at(CUTOFF + 20)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_object_whose_condition_failed_and_that_is_absent_is_gone() {
-    for keeps_versions in [true, false] {
+    for versioning in [Versioning::Enabled, Versioning::Off] {
         let case = Case::of(&keys(3));
-        let report = sweep_oddly(&case, Oddity::DeletedMeanwhile, keeps_versions).await;
+        let report = sweep_oddly(&case, Oddity::DeletedMeanwhile, versioning).await;
         assert_eq!((report.counts.gone, report.counts.unknown), (3, 0));
     }
 }
@@ -1160,7 +1182,8 @@ async fn each_batch_is_written_down_under_a_number_of_its_own() {
         listed_since: case.listed_since,
         conditional: case.conditional,
         started: at(CUTOFF),
-        keeps_versions: true,
+        began: case.began,
+        versioning: Versioning::Enabled,
     };
     let mut deleted = Vec::new();
     let report = sweep(&case.plan, judged, hands, case.pace, &case.stop, |counts| {

@@ -1,8 +1,13 @@
 //! What else a run of the past wrote down, for people to read.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::path::Path;
 
+use indicatif::HumanCount;
+use jiff::Timestamp;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
@@ -68,10 +73,81 @@ impl Archive {
         Ok(fetched.map(|fetched| Lines(BufReader::new(fetched.file))))
     }
 
+    /// What restorations of the run gave back, in order of time.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn restored(&self, run_id: Uuid) -> Result<Vec<GivenBack>, ArchiveError> {
+        let mut all = Vec::new();
+        for name in self.files(&Self::name(run_id, "restored/")).await? {
+            let Some(Fetched { file, .. }) = self.fetch(&name).await? else {
+                continue;
+            };
+            let mut one: GivenBack = serde_json::from_reader(BufReader::new(file))
+                .map_err(|error| self.unreadable(&name, error))?;
+            one.at = written_at(&name);
+            all.push(one);
+        }
+        Ok(all)
+    }
+
     /// Where the run's ledger lies, as people write it.
     #[must_use]
     pub fn place_of(&self, run_id: Uuid) -> String {
         self.shown(&Self::name(run_id, ""))
+    }
+}
+
+/// When a file was written whose name is a `UUIDv7`.
+fn written_at(name: &str) -> Option<Timestamp> {
+    let id: Uuid = Path::new(name).file_stem()?.to_str()?.parse().ok()?;
+    let (seconds, nanoseconds) = id.get_timestamp()?.to_unix();
+    Timestamp::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?).ok()
+}
+
+/// What a restoration gave back.
+#[derive(Debug, Clone, Deserialize)]
+pub struct GivenBack {
+    /// When.
+    #[serde(skip)]
+    pub at: Option<Timestamp>,
+    planned: u64,
+    restored: u64,
+    present: u64,
+    newer: u64,
+    #[serde(default)]
+    kept: u64,
+    lost: u64,
+    untouched: u64,
+    failed: u64,
+    deferred: u64,
+}
+
+impl fmt::Display for GivenBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(at) = self.at {
+            write!(f, "{at:.0}: ")?;
+        }
+        write!(
+            f,
+            "{} of {} given back",
+            HumanCount(self.restored),
+            HumanCount(self.planned)
+        )?;
+        for (count, word) in [
+            (self.present, "present"),
+            (self.newer, "newer"),
+            (self.kept, "kept"),
+            (self.lost, "lost"),
+            (self.untouched, "untouched"),
+            (self.failed, "failed"),
+            (self.deferred, "deferred"),
+        ] {
+            if count > 0 {
+                write!(f, ", {} {word}", HumanCount(count))?;
+            }
+        }
+        Ok(())
     }
 }
 

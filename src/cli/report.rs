@@ -218,6 +218,9 @@ fn text(to: &mut impl Write, pages: &mut Pages) -> io::Result<()> {
     writeln!(to)?;
     writeln!(to, "run     {}", pages.run_id)?;
     writeln!(to, "report  {}", escape(&pages.place))?;
+    for restored in &pages.restored {
+        writeln!(to, "restored  {restored}")?;
+    }
     while let Some(key) = pages.next_dangling()? {
         writeln!(to, "dangling  {key}")?;
     }

@@ -118,11 +118,20 @@ fn text(to: &mut impl Write, done: &Restoration) -> io::Result<()> {
             "something newer stands above; left alone",
         ),
         (
+            "  kept",
+            done.kept,
+            "below a delete marker `null`; to be copied back by hand",
+        ),
+        (
             "  lost",
             done.lost,
             "the deleted version is not kept any more",
         ),
-        ("  untouched", done.untouched, "not deleted by that run"),
+        (
+            "  untouched",
+            done.untouched,
+            "nothing shows that the run deleted it",
+        ),
         ("  failed", done.failed, ""),
         ("  deferred", done.deferred, "could be restored"),
     ] {

@@ -95,6 +95,7 @@ fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
         range: _,
         freed_bytes,
         recoverable_bytes,
+        kept_bytes,
         recoverable_days,
         uploads,
         rechecked: _,
@@ -121,6 +122,24 @@ fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
             "recoverable",
             HumanBytes(*recoverable_bytes).to_string()
         )?;
+        let told = freed_bytes + recoverable_bytes + kept_bytes;
+        for (word, bytes, note) in [
+            (
+                "kept",
+                *kept_bytes,
+                "below delete markers `null`; to be copied back by hand, as `restore` tells",
+            ),
+            (
+                "free or kept",
+                summary.counts.deleted_bytes.saturating_sub(told),
+                "nobody could tell; `restore` with --dry-run looks again",
+            ),
+        ] {
+            if bytes > 0 {
+                let bytes = HumanBytes(bytes).to_string();
+                writeln!(to, "{word:<16}{bytes:>14}  {note}")?;
+            }
+        }
     }
     if let Some(uploads) = uploads.filter(|uploads| uploads.found > 0) {
         write!(

@@ -87,6 +87,9 @@ fn begin(to: &mut impl Write, pages: &Pages) -> io::Result<()> {
             fact(to, "applied the plan of", &applied.to_string())?;
         }
     }
+    for restored in &pages.restored {
+        fact(to, "restored", &restored.to_string())?;
+    }
     fact(to, "ledger", &pages.place)?;
     writeln!(to, "</table>")
 }

@@ -2,10 +2,11 @@
 //! is judged again, by a snapshot taken now, the fresh check, its age and its ETag.
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::{End, Run, unless};
 use crate::failure::RunError;
-use crate::guards::{self, Ground, Versioning};
+use crate::guards::{self, Ground};
 use crate::hands::{Journal, ReferenceSnapshot};
 use crate::judge::judge;
 use crate::mark::{Marking, chunks};
@@ -31,6 +32,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         let Some((versioning, storage_now)) = unless(stop, world.ground()).await? else {
             return Ok(End::Stopped);
         };
+        let began = Instant::now();
         let ground = Ground {
             local_now: world.now(),
             storage_now,
@@ -81,7 +83,8 @@ impl<J: Journal + Sync> Run<'_, J> {
             listed_since: None,
             conditional: false,
             started,
-            keeps_versions: versioning == Versioning::Enabled,
+            began,
+            versioning,
         };
         let check = world.check(&identity);
         self.delete(world, &approved, judged, &check).await

@@ -10,9 +10,10 @@ use super::Run;
 use crate::chain::chain;
 use crate::hands::{FreshCheck, Journal, LookError};
 use crate::plan::ApprovedPlan;
-use crate::recheck::{self, Deleted, Findings, recheck};
+use crate::recheck::{self, Bytes, Deleted, Findings, recheck};
 use crate::stop::Stop;
 use crate::summary::{MAX_PROBLEMS, Problem};
+use crate::undelete::TakeBack;
 use crate::uploads::{self, AbortUpload, Found};
 use crate::world::World;
 
@@ -74,27 +75,33 @@ impl<J: Journal + Sync> Run<'_, J> {
         &mut self,
         world: &W,
         approved: &ApprovedPlan,
-        deleted: Deleted,
+        mut deleted: Deleted,
         check: &impl FreshCheck,
     ) {
         if deleted.is_empty() {
             return;
         }
-        let recoverable = deleted.recoverable_bytes();
-        self.more.recoverable_bytes = recoverable;
-        self.more.freed_bytes = self.counts.deleted_bytes.saturating_sub(recoverable);
+        let mut bytes = deleted.bytes();
+        let days = self.recoverable_days(world, deleted.may_be_kept());
         let mut findings = Findings::default();
         let hands = world.undeleter(approved, self.run_id);
-        let asking = timeout(LOOK_BACK, recheck(deleted, check, &hands, &mut findings));
+        let asking = timeout(
+            LOOK_BACK,
+            recheck(&mut deleted, check, &hands, &mut findings),
+        );
         let looking = async {
             tokio::select! {
                 looked = asking => looked.ok(),
                 () = short_of_time(self.stop) => None,
             }
         };
-        let (looked, recoverable_days) =
-            join(looking, self.recoverable_days(world, recoverable)).await;
-        self.more.recoverable_days = recoverable_days;
+        let (looked, days) = join(looking, days).await;
+        self.weigh(&mut deleted, &hands, &mut bytes).await;
+        self.more.freed_bytes = bytes.freed;
+        self.more.recoverable_bytes = bytes.recoverable;
+        self.more.kept_bytes = bytes.kept;
+        let is_kept = bytes.recoverable + bytes.kept > 0;
+        self.more.recoverable_days = days.filter(|_| is_kept);
         let not_asked = match looked {
             Some(Ok(())) => None,
             Some(Err(error)) => Some(chain(&error)),
@@ -124,9 +131,25 @@ impl<J: Journal + Sync> Run<'_, J> {
         self.problems = problems;
     }
 
+    /// Looks what became of bytes of which S3's answers do not tell, if there is time for it.
+    async fn weigh(&self, deleted: &mut Deleted, hands: &impl TakeBack, bytes: &mut Bytes) {
+        let weighing = timeout(LOOK_BACK, recheck::weigh(deleted, hands, bytes));
+        let weighed = tokio::select! {
+            biased;
+            () = self.stop.wait() => return,
+            weighed = weighing => weighed,
+        };
+        if let Ok(Err(error)) = weighed {
+            tracing::warn!(
+                error = chain(&error),
+                "could not see whether what was deleted is kept"
+            );
+        }
+    }
+
     /// After how many days the bucket itself frees what lies below delete markers.
-    async fn recoverable_days<W: World>(&self, world: &W, bytes: u64) -> Option<u32> {
-        if bytes == 0 {
+    async fn recoverable_days<W: World>(&self, world: &W, kept: bool) -> Option<u32> {
+        if !kept {
             return None;
         }
         tokio::select! {

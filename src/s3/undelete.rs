@@ -8,7 +8,7 @@ use super::bucket::{Bucket, said, timestamp};
 use crate::hands::LookError;
 use crate::key::ObjectKey;
 use crate::object::ETag;
-use crate::undelete::{KeyVersion, Top, Undelete, VersionKind};
+use crate::undelete::{KeyVersion, Top, Undelete, VersionKind, Wanted};
 
 /// Takes delete markers of a bucket away.
 #[derive(Debug)]
@@ -114,12 +114,12 @@ impl Undelete for Undeleter {
         }
     }
 
-    async fn has_version(&self, key: &ObjectKey, id: &str) -> Result<bool, LookError> {
+    async fn has_version(&self, key: &ObjectKey, wanted: &Wanted<'_>) -> Result<bool, LookError> {
         let mut after = None;
         loop {
             let page = self.page(key, 1_000, after.clone()).await?;
             let versions = of_key(&page, key);
-            if versions.iter().any(|(_, version)| version.id == id) {
+            if versions.iter().any(|(_, version)| wanted.is(version)) {
                 return Ok(true);
             }
             let next = page

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Course, SweepError};
+use crate::guards::Versioning;
 use crate::hands::{BatchFault, Current, Delete};
 use crate::object::{Orphan, Outcome, SparedBy};
 use crate::reconcile::{BatchAnswer, Word, reconcile};
@@ -42,6 +44,7 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
             return Err(SweepError::Stale);
         }
         let asked: Vec<Orphan> = orphans.iter().map(|(orphan, _)| orphan.clone()).collect();
+        let sent_at = self.course.judged.now();
         let words = match self.ask(&asked).await {
             Ok(answer) => reconcile(&asked, answer),
             Err(BatchFault::Unreadable { .. }) if asked.len() > 1 => {
@@ -91,7 +94,7 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
             .for_each_concurrent(
                 self.course.pace.looks_at_once.max(1),
                 async |(settled, word)| {
-                    settled.1 = self.settle(&settled.0, word).await;
+                    settled.1 = self.settle(&settled.0, word, sent_at).await;
                 },
             )
             .await;
@@ -150,27 +153,24 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
     }
 
     /// What became of the orphan, after a look at it where the answer left that open.
-    async fn settle(&self, orphan: &Orphan, word: Word) -> Outcome {
+    async fn settle(&self, orphan: &Orphan, word: Word, sent_at: Timestamp) -> Outcome {
         let reason = match word {
             Word::Settled(outcome) => return outcome,
             Word::ConditionFailed => None,
             Word::Silent { reason } => Some(reason),
         };
         match self.course.hands.delete.look(&orphan.key).await {
-            // Absent after a request of ours whose answer is missing: only the versions can
-            // prove that it was our deletion.
+            // Absent after a request of ours whose answer is missing: only the versions can tell.
+            // They do not say who made a marker: one from before the request is not ours, one
+            // from since then is taken for ours.
             Ok(Current::Absent) if reason.is_some() => {
-                match self
-                    .course
-                    .hands
-                    .delete
-                    .marker_over(orphan, self.course.judged.started)
-                    .await
-                {
+                match self.course.hands.delete.marker_over(orphan, sent_at).await {
                     Ok(Some(marker)) => Outcome::Deleted {
                         marker: Some(marker),
                     },
-                    Ok(None) if self.course.judged.keeps_versions => Outcome::Gone,
+                    Ok(None) if self.course.judged.versioning == Versioning::Enabled => {
+                        Outcome::Gone
+                    }
                     Ok(None) => Outcome::Unknown {
                         reason: format!(
                             "{}; the object is absent now, and without versions nothing tells whose deletion that was",

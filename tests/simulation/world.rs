@@ -23,7 +23,7 @@ use orphan_sweeper::reconcile::{BatchAnswer, DeletedKey, KeyError};
 use orphan_sweeper::retention::Retention;
 use orphan_sweeper::s3::page;
 use orphan_sweeper::summary::Summary;
-use orphan_sweeper::undelete::{KeyVersion, Top, Undelete, VersionKind};
+use orphan_sweeper::undelete::{KeyVersion, Top, Undelete, VersionKind, Wanted};
 use orphan_sweeper::uploads::{AbortUpload, ListUploads, Upload, UploadPage};
 use orphan_sweeper::world::{Portions, World};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -1028,6 +1028,19 @@ impl AbortUpload for Hands {
     }
 }
 
+/// A version as S3 lists it.
+fn seen(version: &crate::bucket::Version) -> KeyVersion {
+    KeyVersion {
+        id: version.id.to_string(),
+        last_modified: Some(at_second(version.last_modified)),
+        kind: if version.marker {
+            VersionKind::Marker
+        } else {
+            VersionKind::Object(Some(ETag::new(version.etag.as_str())))
+        },
+    }
+}
+
 impl Undelete for Hands {
     async fn top(&self, key: &ObjectKey) -> Result<Top, LookError> {
         self.io("before the newest versions are read").await;
@@ -1039,29 +1052,21 @@ impl Undelete for Hands {
             .into_iter()
             .flatten()
             .rev()
-            .map(|version| KeyVersion {
-                id: version.id.to_string(),
-                last_modified: Some(at_second(version.last_modified)),
-                kind: if version.marker {
-                    VersionKind::Marker
-                } else {
-                    VersionKind::Object(Some(ETag::new(version.etag.as_str())))
-                },
-            });
+            .map(seen);
         Ok(Top {
             newest: newest_first.next(),
             below: newest_first.next(),
         })
     }
 
-    async fn has_version(&self, key: &ObjectKey, id: &str) -> Result<bool, LookError> {
+    async fn has_version(&self, key: &ObjectKey, wanted: &Wanted<'_>) -> Result<bool, LookError> {
         self.io("before a version is looked for").await;
         let state = self.sim.state();
         Ok(state
             .bucket
             .keys
             .get(key.as_str())
-            .is_some_and(|versions| versions.iter().any(|version| version.id.to_string() == id)))
+            .is_some_and(|versions| versions.iter().any(|version| wanted.is(&seen(version)))))
     }
 
     /// The other half of the oracle: nothing but a delete marker of this run may go.

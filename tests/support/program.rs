@@ -103,11 +103,27 @@ impl Environment {
 
     /// Starts the command-line program.
     pub fn start_cli<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Started {
-        let mut child = self
-            .command(env!("CARGO_BIN_EXE_orphan-sweeper"))
-            .args(arguments)
-            .spawn()
-            .expect("started");
+        let mut command = self.command(env!("CARGO_BIN_EXE_orphan-sweeper"));
+        command.args(arguments);
+        Self::start(command)
+    }
+
+    /// Runs the command-line program where no file can become longer than so many half KiB.
+    #[cfg(unix)]
+    pub async fn cramped_cli<A: AsRef<OsStr>>(&self, halves: usize, arguments: &[A]) -> Ended {
+        let mut command = self.command("/bin/sh");
+        command
+            .arg("-c")
+            .arg(format!(
+                "trap '' XFSZ; ulimit -f {halves}; exec \"$0\" \"$@\""
+            ))
+            .arg(env!("CARGO_BIN_EXE_orphan-sweeper"))
+            .args(arguments);
+        Self::start(command).end().await
+    }
+
+    fn start(mut command: Command) -> Started {
+        let mut child = command.spawn().expect("started");
         let mut stdout = child.stdout.take().expect("piped");
         let printed = tokio::spawn(async move {
             let mut text = String::new();
