@@ -205,6 +205,11 @@ mod tests {
             assert!(pair[1] - pair[0] >= least, "after {refusal}");
         }
         drop(asked);
+        // What was given before it counts for nothing.
+        let storage = refusing(|request| request != 2);
+        let pages = all(&Paced::new(&storage), 2, 2).await;
+        assert!(pages[0].is_err() && pages[1].is_ok());
+        assert_eq!(storage.asked.lock().unwrap().len(), 2 + 1 + 8);
         // The eighth time it is given.
         let storage = refusing(|request| request < 7);
         assert!(all(&Paced::new(&storage), 1, 1).await[0].is_ok());

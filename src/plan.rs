@@ -584,6 +584,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_glob_is_used_where_it_matched_in_any_range() {
+        let using = |places: &[usize]| Findings {
+            used_excludes: places.iter().copied().collect(),
+            ..Findings::default()
+        };
+        let plan = built([using(&[0]), using(&[]), using(&[2]), using(&[])]);
+        let used = [0, 1, 2, 3].map(|place| plan.is_exclude_used(place));
+        assert_eq!(used, [true, false, true, false]);
+    }
+
     proptest! {
         /// What the guards see does not hang on how the scope was cut into ranges.
         #[test]

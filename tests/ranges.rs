@@ -260,6 +260,23 @@ async fn ranges_prints_the_events_of_a_distributed_run() {
     assert_eq!(named, [200, 300, 200, 300]);
     assert_eq!(world.server.requests(), [], "it needs no bucket");
 
+    let ended = environment
+        .cli(&["ranges", "--parts", "2", "--output", "text"])
+        .await;
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    let [first, last] = lines[..] else {
+        panic!("{ended:?}")
+    };
+    let cut = first.strip_prefix("up to images/").expect("a range");
+    assert_eq!(last, format!("after images/{cut}"));
+    assert!(!cut.contains('\u{202e}'), "a terminal may see it");
+    let ended = environment
+        .cli(&[
+            "ranges", "--parts", "2", "--output", "text", "--prefix", "none",
+        ])
+        .await;
+    assert_eq!(ended.stdout, "all keys\n");
+
     for (parts, why) in [
         ("0", "0 is not in 1..=1000"),
         ("1001", "1001 is not in 1..=1000"),

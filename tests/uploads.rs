@@ -150,59 +150,64 @@ async fn no_more_are_aborted_than_objects_may_be_deleted() {
     }
 }
 
-#[tokio::test]
-async fn without_an_answer_of_the_database_none_is_aborted() {
-    struct Hands;
+/// 1,500 old uploads, each of which can be aborted.
+struct Hands;
 
-    impl AbortUpload for Hands {
-        async fn abort(&self, _: &Upload) -> Result<bool, LookError> {
-            Ok(true)
-        }
+impl AbortUpload for Hands {
+    async fn abort(&self, _: &Upload) -> Result<bool, LookError> {
+        Ok(true)
+    }
+}
+
+impl ListUploads for Hands {
+    async fn uploads(&self, _: Option<&(String, String)>) -> Result<UploadPage, LookError> {
+        let upload = |index: usize| Upload {
+            key: ObjectKey::new(format!("{index:04}.png")),
+            id: index.to_string(),
+            initiated: Some(Timestamp::UNIX_EPOCH),
+        };
+        Ok(UploadPage {
+            uploads: (0..1_500).map(upload).collect(),
+            next: None,
+        })
     }
 
-    impl ListUploads for Hands {
-        async fn uploads(&self, _: Option<&(String, String)>) -> Result<UploadPage, LookError> {
-            let upload = |index: usize| Upload {
-                key: ObjectKey::new(format!("{index:04}.png")),
-                id: index.to_string(),
-                initiated: Some(Timestamp::UNIX_EPOCH),
-            };
-            Ok(UploadPage {
-                uploads: (0..1_500).map(upload).collect(),
-                next: None,
-            })
-        }
-
-        async fn upload_bytes(&self, _: &Upload) -> Result<u64, LookError> {
-            Ok(1)
-        }
+    async fn upload_bytes(&self, _: &Upload) -> Result<u64, LookError> {
+        Ok(1)
     }
+}
 
-    /// Answers so often, then as it is told.
-    struct Check {
-        answers: AtomicUsize,
-        then: fn() -> Result<Vec<bool>, CheckError>,
-    }
+/// Answers so often, then as it is told.
+struct Check {
+    answers: AtomicUsize,
+    then: fn() -> Result<Vec<bool>, CheckError>,
+}
 
-    impl FreshCheck for Check {
-        async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
-            if self.answers.load(Ordering::SeqCst) == 0 {
-                return (self.then)();
-            }
-            self.answers.fetch_sub(1, Ordering::SeqCst);
-            Ok(vec![false; keys.len()])
+impl FreshCheck for Check {
+    async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
+        if self.answers.load(Ordering::SeqCst) == 0 {
+            return (self.then)();
         }
+        self.answers.fetch_sub(1, Ordering::SeqCst);
+        Ok(vec![false; keys.len()])
     }
+}
 
+async fn many() -> uploads::Found {
     let criteria = Criteria {
         scope: Scope::new(Prefix::default(), &[], &[]).expect("a scope"),
         cutoff: ago(24),
     };
+    uploads::find(&Hands, &criteria, 4).await.expect("found")
+}
+
+#[tokio::test]
+async fn without_an_answer_of_the_database_none_is_aborted() {
     let fails: fn() -> Result<Vec<bool>, CheckError> = || Err(CheckError("broken".into()));
     let falls_short: fn() -> Result<Vec<bool>, CheckError> = || Ok(vec![false; 3]);
     for (then, word) in [(fails, "broken"), (falls_short, "every key")] {
         for (answers, aborted) in [(0, 0), (1, 1_000)] {
-            let mut found = uploads::find(&Hands, &criteria, 4).await.expect("found");
+            let mut found = many().await;
             let check = Check {
                 answers: AtomicUsize::new(answers),
                 then,
@@ -212,6 +217,20 @@ async fn without_an_answer_of_the_database_none_is_aborted() {
             assert!(error.message.contains(word), "{error:?}");
             assert_eq!((found.counts.aborted, found.counts.failed), (aborted, 0));
         }
+    }
+}
+
+#[tokio::test]
+async fn the_bound_holds_for_all_windows_together() {
+    let check = Check {
+        answers: AtomicUsize::new(usize::MAX),
+        then: || unreachable!("it always answers"),
+    };
+    for most in [0, 1, 1_000, 1_200, 2_000] {
+        let mut found = many().await;
+        let error = uploads::abort(&mut found, &Hands, &check, most, 4).await;
+        assert!(error.is_none());
+        assert_eq!(found.counts.aborted, most.min(1_500));
     }
 }
 
