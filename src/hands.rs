@@ -14,7 +14,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::guards::DatabaseState;
-use crate::key::{KeyRange, ObjectKey, Prefix};
+use crate::key::{KeyRange, ObjectKey, Prefix, escape};
 use crate::manifest::{Header, Spool, sha256};
 use crate::object::{ETag, Orphan, Outcome};
 use crate::reconcile::BatchAnswer;
@@ -116,6 +116,9 @@ pub struct Identity {
     pub database: String,
     /// Whether the server is a standby.
     pub standby: bool,
+    /// The schemas in which names of tables are looked up, in order: another role may read other
+    /// tables by the same query.
+    pub schemas: Vec<String>,
 }
 
 impl fmt::Display for Identity {
@@ -123,8 +126,10 @@ impl fmt::Display for Identity {
         let role = if self.standby { "standby" } else { "primary" };
         write!(
             f,
-            "database {} on {role} {}",
-            self.database, self.system_identifier
+            "database {} (schemas {}) on {role} {}",
+            escape(&self.database),
+            escape(&self.schemas.join(", ")),
+            self.system_identifier
         )
     }
 }

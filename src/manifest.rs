@@ -69,6 +69,9 @@ pub struct Header {
     pub system_identifier: String,
     /// The database's name.
     pub database: String,
+    /// The schemas in which the query's tables were looked up; empty in manifests of before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schemas: Vec<String>,
     /// How many orphans follow.
     pub orphans: u64,
     /// SHA-256 of all bytes behind the header's line, in hexadecimal.

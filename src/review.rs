@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::guards::{self, Figures};
 use crate::hands::Identity;
-use crate::key::ObjectKey;
+use crate::key::{ObjectKey, escape};
 use crate::manifest::Header;
 use crate::summary::Refusal;
 
@@ -57,15 +57,18 @@ pub fn inspect(header: &Header, now: Timestamp) -> Vec<Refusal> {
 #[must_use]
 pub fn same_database(header: &Header, identity: &Identity) -> Option<Refusal> {
     let same = header.system_identifier == identity.system_identifier
-        && header.database == identity.database;
+        && header.database == identity.database
+        && (header.schemas.is_empty() || header.schemas == identity.schemas);
     (!same).then(|| {
         refusal(
             "other_database",
             1.0,
             0.0,
             format!(
-                "the plan was made from database {} on {}, and this is {identity}; connect to that one, or plan again (no flag allows this)",
-                crate::key::escape(&header.database), crate::key::escape(&header.system_identifier)
+                "the plan was made from database {} (schemas {}) on {}, and this is {identity}; connect to that one as that role, or plan again (no flag allows this)",
+                escape(&header.database),
+                escape(&header.schemas.join(", ")),
+                escape(&header.system_identifier)
             ),
         )
     })
@@ -170,18 +173,35 @@ mod tests {
 
     #[test]
     fn a_plan_is_applied_to_its_own_database_only() {
-        let header = header();
-        let identity = |system_identifier: &str, database: &str| Identity {
+        let header = Header {
+            schemas: vec!["app".to_owned(), "public".to_owned()],
+            ..header()
+        };
+        let identity = |system_identifier: &str, database: &str, schemas: &[&str]| Identity {
             system_identifier: system_identifier.to_owned(),
             database: database.to_owned(),
             standby: false,
+            schemas: schemas.iter().map(|&schema| schema.to_owned()).collect(),
         };
-        let own = identity(&header.system_identifier, &header.database);
+        let own = identity(
+            &header.system_identifier,
+            &header.database,
+            &["app", "public"],
+        );
         assert_eq!(same_database(&header, &own), None);
+        let of_before = Header {
+            schemas: Vec::new(),
+            ..header.clone()
+        };
+        assert_eq!(same_database(&of_before, &own), None);
+        let (system, database) = (&header.system_identifier, &header.database);
         for other in [
-            identity("8", &header.database),
-            identity(&header.system_identifier, "copy"),
-            identity("8", "copy"),
+            identity("8", database, &["app", "public"]),
+            identity(system, "copy", &["app", "public"]),
+            identity("8", "copy", &["app", "public"]),
+            identity(system, database, &["public", "app"]),
+            identity(system, database, &["public"]),
+            identity(system, database, &[]),
         ] {
             let refusal = same_database(&header, &other).unwrap();
             assert_eq!(refusal.guard, "other_database");

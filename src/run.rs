@@ -615,6 +615,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             foreign_hosts: settings.rules.foreign_hosts.clone(),
             system_identifier: identity.system_identifier.clone(),
             database: identity.database.clone(),
+            schemas: identity.schemas.clone(),
             orphans: plan.spool().len(),
             sha256: plan.spool().sha256().to_owned(),
             refused_by: refused_by.iter().map(|no| no.guard.to_owned()).collect(),

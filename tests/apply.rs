@@ -270,7 +270,7 @@ async fn each_guard_refuses_with_nothing_deleted() {
             .map(|refusal| refusal.guard)
             .collect::<Vec<_>>()
     };
-    let changes: [(Change, &str); 4] = [
+    let changes: [(Change, &str); 5] = [
         (
             |header| header.refused_by = vec!["orphan_percent".to_owned()],
             "refused_plan",
@@ -285,6 +285,10 @@ async fn each_guard_refuses_with_nothing_deleted() {
         ),
         (
             |header| header.system_identifier = "1".to_owned(),
+            "other_database",
+        ),
+        (
+            |header| header.schemas = vec!["other".to_owned()],
             "other_database",
         ),
     ];

@@ -558,6 +558,7 @@ async fn a_fresh_check_asks_no_other_database_than_the_snapshot_did() {
         .await
         .expect("opened");
     let same = snapshot.identity().clone();
+    assert_eq!(same.schemas, ["public"]);
     let others = [
         Identity {
             system_identifier: "1".to_owned(),
@@ -569,6 +570,10 @@ async fn a_fresh_check_asks_no_other_database_than_the_snapshot_did() {
         },
         Identity {
             standby: true,
+            ..same.clone()
+        },
+        Identity {
+            schemas: vec!["other".to_owned()],
             ..same.clone()
         },
     ];

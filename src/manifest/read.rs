@@ -224,6 +224,7 @@ pub(crate) mod tests {
             foreign_hosts: Vec::new(),
             system_identifier: "1".to_owned(),
             database: "app".to_owned(),
+            schemas: vec!["public".to_owned()],
             orphans: spool.len(),
             sha256: spool.sha256().to_owned(),
             refused_by: Vec::new(),

@@ -185,6 +185,8 @@ pub(super) async fn identify(connection: &mut PgConnection) -> Result<Identity, 
         .await?,
         database: first_column(connection, "SELECT current_database()::text", TRIED).await?,
         standby: first_column(connection, "SELECT pg_is_in_recovery()", TRIED).await?,
+        // (Only those that exist and that the role may use.)
+        schemas: first_column(connection, "SELECT current_schemas(false)::text[]", TRIED).await?,
     })
 }
 

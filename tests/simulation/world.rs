@@ -214,6 +214,7 @@ impl World for SimWorld {
                 system_identifier: "7".to_owned(),
                 database: "app".to_owned(),
                 standby: fault == Some(Kind::Standby),
+                schemas: vec!["public".to_owned()],
             },
             wrong: fault == Some(Kind::WrongDatabase),
             lost_rows: false,
