@@ -164,14 +164,17 @@ pub(crate) fn shown(name: &str) -> String {
     format!("'{}'", short(&bare))
 }
 
+/// Where a presigned URL's first parameter begins.
+fn signature_in(text: &str) -> Option<usize> {
+    text.as_bytes()
+        .windows(SIGNATURE.len())
+        .position(|window| window.eq_ignore_ascii_case(SIGNATURE))
+}
+
 /// The beginning of a text as an error may show it. A signature is left out wherever it stands:
 /// where its `?` was encoded or lost, no query ends the text before it.
 fn short(text: &str) -> String {
-    let unsigned = text
-        .as_bytes()
-        .windows(SIGNATURE.len())
-        .position(|window| window.eq_ignore_ascii_case(SIGNATURE))
-        .map_or(text, |at| &text[..at]);
+    let unsigned = signature_in(text).map_or(text, |at| &text[..at]);
     let mut short: String = unsigned.chars().take(SHOWN_CHARS).collect();
     if short.len() < text.len() {
         short.push('…');
@@ -233,7 +236,7 @@ impl NameRules {
     fn widen_url(&self, name: &str) -> Result<Vec<Reference>, NameError> {
         let not_url = || NameError::NotUrl(shown(name));
         let (scheme, rest) = name.split_once("://").ok_or_else(not_url)?;
-        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        let (rest, tail) = rest.split_at(rest.find(TAIL).unwrap_or(rest.len()));
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         if host.is_empty() || host.contains(['@', ' ', '\\']) {
             return Err(not_url());
@@ -261,7 +264,7 @@ impl NameRules {
                 });
             }
         };
-        readings(name, raw)
+        readings(name, raw, tail)
     }
 
     fn raw_key<'url>(&self, host: &str, path: &'url str) -> Located<'url> {
@@ -329,9 +332,15 @@ fn check_length(name: &str, key: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// What ends a URL's path.
+const TAIL: [char; 2] = ['?', '#'];
+
+/// At so many of them a key that holds some itself may end.
+const MAX_ENDS: usize = 8;
+
 /// The decoded path, then what else an application may have meant by it: a `+` for a
-/// space, or a key that itself holds `%`.
-fn readings(name: &str, raw: &str) -> Result<Vec<Reference>, NameError> {
+/// space, a key that itself holds `%`, or one that holds the `?` or `#` that begins the tail.
+fn readings(name: &str, raw: &str, tail: &str) -> Result<Vec<Reference>, NameError> {
     let decode = |text: &str| {
         percent_decode_str(text)
             .decode_utf8()
@@ -344,11 +353,20 @@ fn readings(name: &str, raw: &str) -> Result<Vec<Reference>, NameError> {
     }
     check_length(name, &key)?;
     let mut alternates = Vec::new();
-    if raw.contains('+') {
-        alternates.push(decode(&raw.replace('+', " "))?);
-    }
-    if raw != key {
+    let mut read = |raw: &str| {
+        alternates.extend(decode(raw));
+        if raw.contains('+') {
+            alternates.extend(decode(&raw.replace('+', " ")));
+        }
         alternates.push(raw.to_owned());
+    };
+    read(raw);
+    let ends = tail.match_indices(TAIL).map(|(end, _)| end);
+    for end in ends.skip(1).take(MAX_ENDS).chain([tail.len()]) {
+        // (A signature belongs to no key, and shall not be carried about.)
+        if end > 0 && signature_in(&tail[..end]).is_none() {
+            read(&format!("{raw}{}", &tail[..end]));
+        }
     }
     let mut references = vec![primary(key)];
     // An alternate longer than any key protects nothing, and is no error.
@@ -396,6 +414,41 @@ mod tests {
             .collect()
     }
 
+    #[test]
+    fn what_begins_a_tail_may_belong_to_the_key() {
+        for (name, expected) in [
+            (
+                "s3://pics/logo of C#.png",
+                &["logo of C", "logo of C#.png"][..],
+            ),
+            ("s3://pics/what?.png", &["what", "what?.png"]),
+            ("s3://pics/C#.png?v=1", &["C", "C#.png", "C#.png?v=1"]),
+            (
+                "s3://pics/a?b%20+#c",
+                &[
+                    "a",
+                    "a?b +",
+                    "a?b  ",
+                    "a?b%20+",
+                    "a?b +#c",
+                    "a?b  #c",
+                    "a?b%20+#c",
+                ],
+            ),
+            ("s3://pics/a.png?", &["a.png", "a.png?"]),
+            ("s3://pics/a#b?x-amz-signature=secret#c", &["a", "a#b"]),
+            ("s3://pics?a.png", &[]),
+            // A tail that decodes to nothing protects as it is written.
+            ("s3://pics/a?%ff", &["a", "a?%ff"]),
+        ] {
+            assert_eq!(keys(name), expected, "{name}");
+        }
+        // However many there are, the whole is among them.
+        let many = format!("a{}", "?#".repeat(100));
+        let read = keys(&format!("s3://pics/{many}"));
+        assert!(read.contains(&many) && read.len() < 20, "{read:?}");
+    }
+
     fn refused(form: ReferenceForm, name: &str) -> String {
         rules(form).widen(name).unwrap_err().to_string()
     }
@@ -413,7 +466,7 @@ mod tests {
             "https://s3.amazonaws.com/pics/a/b.png",
             "https://S3.eu-west-1.amazonaws.com:443/pics/a/b.png",
             "s3://pics/a/b.png",
-            "https://cdn.example.com/a/b.png?width=20&X-Amz-Signature=secret#top",
+            "https://cdn.example.com/a/b.png?width=20&X-Amz-Signature=secret",
             "http://cdn.example.com:80/a/b.png",
             "HTTP://localhost:9000/pics/a/b.png",
         ] {

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::sync::{Mutex, PoisonError};
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use thiserror::Error;
@@ -16,7 +15,7 @@ use crate::hands::{CheckError, FreshCheck, LookError, Record, RecordError};
 use crate::key::ObjectKey;
 use crate::object::{Orphan, Outcome};
 use crate::summary::{MAX_PROBLEMS, Problem};
-use crate::undelete::{AT_ONCE, Claim, KEPT_BELOW, NULL_VERSION, Span, TakeBack, Undone};
+use crate::undelete::{AT_ONCE, Claim, KEPT_BELOW, NULL_VERSION, TakeBack, Undone};
 
 /// Names that are asked for at once: they are held in memory.
 const WINDOW: usize = 20_000;
@@ -59,8 +58,6 @@ pub struct Deleted {
     /// Why the file does not hold all of it.
     torn: Option<io::Error>,
     versioning: Versioning,
-    /// When the run started.
-    started: Timestamp,
     /// How many.
     count: u64,
     /// Those of which S3's answer does not tell what became of the data.
@@ -75,7 +72,7 @@ pub struct Bytes {
     pub freed: u64,
     /// Below a delete marker that can be taken away.
     pub recoverable: u64,
-    /// Below a delete marker `null`.
+    /// Below a delete marker that is left alone.
     pub kept: u64,
 }
 
@@ -84,14 +81,13 @@ impl<'run, R> RememberingDeleted<'run, R> {
     ///
     /// # Errors
     /// The temporary folder cannot be written to.
-    pub fn new(record: &'run R, versioning: Versioning, started: Timestamp) -> io::Result<Self> {
+    pub fn new(record: &'run R, versioning: Versioning) -> io::Result<Self> {
         Ok(Self {
             record,
             deleted: Mutex::new(Deleted {
                 file: BufWriter::new(NamedTempFile::new()?),
                 torn: None,
                 versioning,
-                started,
                 count: 0,
                 unclear: 0,
                 bytes: Bytes::default(),
@@ -212,10 +208,7 @@ impl Deleted {
     fn claim(&self, deletion: &Deletion) -> Claim {
         match &deletion.marker {
             Some(marker) => Claim::Marker(marker.clone()),
-            None => Claim::Unnamed(Span {
-                from: self.started,
-                until: Timestamp::MAX,
-            }),
+            None => Claim::Unnamed,
         }
     }
 }
@@ -454,7 +447,7 @@ mod tests {
                 .map(|(orphan, claim)| {
                     match claim {
                         Claim::Marker(id) => assert!(matches!(&**id, "marker" | "null")),
-                        Claim::Unnamed(time) => assert_eq!(time.from, Timestamp::UNIX_EPOCH),
+                        Claim::Unnamed => {}
                         Claim::Within(_) => panic!("S3 confirmed it"),
                     }
                     self.ends[&orphan.key].ok_or_else(|| LookError {
@@ -471,7 +464,7 @@ mod tests {
     }
 
     fn remembering(ledger: &Ledger, versioning: Versioning) -> RememberingDeleted<'_, Ledger> {
-        RememberingDeleted::new(ledger, versioning, Timestamp::UNIX_EPOCH).unwrap()
+        RememberingDeleted::new(ledger, versioning).unwrap()
     }
 
     fn orphan(number: usize) -> Orphan {

@@ -266,8 +266,8 @@ fn claim(past: &Past, recorded: Option<&crate::archive::Recorded>) -> Doubt {
     let outcome = recorded.map(|recorded| (recorded.outcome.as_str(), &recorded.marker));
     match outcome {
         Some(("deleted", Some(marker))) => Doubt::Claimed(Claim::Marker(marker.clone())),
-        // Final where the bucket kept no versions; some that keep them name no marker.
-        Some(("deleted", None)) => Doubt::Claimed(Claim::Unnamed(time_of(past))),
+        // Final where the bucket kept no versions; it is looked at before that is said.
+        Some(("deleted", None)) => Doubt::Claimed(Claim::Unnamed),
         Some(("unknown", _)) => Doubt::Claimed(Claim::Within(time_of(past))),
         Some(_) => Doubt::Settled(Undone::Untouched),
         None if past.is_complete() => Doubt::Settled(Undone::Untouched),

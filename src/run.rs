@@ -452,7 +452,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         };
         // Without conditions the only protection left is a look just before the batch.
         judged.conditional = honoured;
-        let memory = RememberingDeleted::new(self.journal, judged.versioning, judged.started)?;
+        let memory = RememberingDeleted::new(self.journal, judged.versioning)?;
         let ended = self.sweep(approved, judged, &deleter, check, &memory).await;
         self.look_back(world, approved, memory.deleted(), check)
             .await;

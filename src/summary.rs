@@ -247,8 +247,8 @@ pub struct More {
     /// Of the deleted bytes, those that are kept below a delete marker, where `restore` can
     /// bring them back.
     pub recoverable_bytes: u64,
-    /// Of the deleted bytes, those that are kept below a delete marker `null` of a bucket whose
-    /// versioning is suspended: a person can copy them back.
+    /// Of the deleted bytes, those that are kept below a delete marker of which nothing shows that
+    /// it is the run's: a person can copy them back.
     pub kept_bytes: u64,
     /// After how many days the bucket's lifecycle frees those, at the earliest; `null` where
     /// it never does or could not be read.

@@ -16,9 +16,9 @@ use crate::object::{ETag, Orphan};
 /// written last so: removing it could destroy an object that was uploaded meanwhile.
 pub(crate) const NULL_VERSION: &str = "null";
 
-/// What is said of an object that is kept below a marker of that id.
-pub(crate) const KEPT_BELOW: &str = "is kept right below a delete marker whose id is null (versioning is suspended), \
-     which is left alone, because an upload of this moment would have the same id: copy it back by its version id \
+/// What is said of an object that is kept below a marker that is left alone.
+pub(crate) const KEPT_BELOW: &str = "is kept right below a delete marker of which nothing shows that it is the run's: its id is null, as that \
+     of an upload of this moment would be (versioning is suspended), or S3 named none. It is left alone; copy the object back by its version id \
      (`aws s3api list-object-versions` tells it, `copy-object --copy-source 'BUCKET/KEY?versionId=ID'` copies)";
 
 /// Deletions that are undone at once.
@@ -136,8 +136,9 @@ pub(crate) async fn undelete_all(
 pub enum Claim {
     /// The one whose id S3 gave for the deletion.
     Marker(String),
-    /// S3 confirmed the deletion and named no marker: the one made in this time, if any was.
-    Unnamed(Span),
+    /// S3 confirmed the deletion and named no marker. Where one stands by now it may be
+    /// another's: versioning was turned on since, and somebody deleted what was uploaded again.
+    Unnamed,
     /// Nobody wrote down what became of the orphan: the one made in this time. S3 does not say
     /// whose a marker is; it may be another's.
     Within(Span),
@@ -172,8 +173,9 @@ pub enum Undone {
     Present,
     /// Something newer than the run's deletion stands above; it was left alone.
     Newer,
-    /// What was deleted is kept right below a delete marker whose id is `null`, which was left
-    /// alone: an upload to a bucket whose versioning is suspended has the same id.
+    /// What was deleted is kept right below a delete marker that was left alone: its id is `null`,
+    /// as that of an upload would be while versioning is suspended; or S3 named no marker, and
+    /// nothing shows that it is the run's.
     Kept,
     /// The version that was deleted is not kept any more.
     Lost,
@@ -241,7 +243,7 @@ enum Verdict<'a> {
 
 fn judge<'a>(top: &'a Top, orphan: &Orphan, claim: &'a Claim) -> Verdict<'a> {
     let newest = match (&top.newest, claim) {
-        (None, Claim::Marker(_) | Claim::Unnamed(_)) => return Verdict::Settled(Undone::Lost),
+        (None, Claim::Marker(_) | Claim::Unnamed) => return Verdict::Settled(Undone::Lost),
         (None, Claim::Within(_)) => return Verdict::Settled(Undone::Untouched),
         (Some(newest), _) => newest,
     };
@@ -259,17 +261,17 @@ fn judge<'a>(top: &'a Top, orphan: &Orphan, claim: &'a Claim) -> Verdict<'a> {
             }
         }
         // The run's marker has no id of its own. What stands there tells what it can.
-        Claim::Marker(_) | Claim::Unnamed(_) if !is_marker => {
+        Claim::Marker(_) | Claim::Unnamed if !is_marker => {
             Verdict::Settled(if is_object(Some(newest), &orphan.etag) {
                 Undone::Present
             } else {
                 Undone::Newer
             })
         }
-        Claim::Marker(_) | Claim::Unnamed(_) if !restorable => Verdict::Missing,
-        Claim::Marker(_) | Claim::Unnamed(_) if is_null => Verdict::Settled(Undone::Kept),
-        Claim::Unnamed(time) if time.contains(newest.last_modified) => Verdict::Remove(&newest.id),
-        Claim::Marker(_) | Claim::Unnamed(_) => Verdict::Settled(Undone::Newer),
+        Claim::Marker(_) | Claim::Unnamed if !restorable => Verdict::Missing,
+        Claim::Unnamed => Verdict::Settled(Undone::Kept),
+        Claim::Marker(_) if is_null => Verdict::Settled(Undone::Kept),
+        Claim::Marker(_) => Verdict::Settled(Undone::Newer),
         Claim::Within(time) => {
             if !is_marker || !restorable || !time.contains(newest.last_modified) {
                 Verdict::Settled(Undone::Untouched)
@@ -412,7 +414,7 @@ mod tests {
         prop_oneof![
             ids().prop_map(|id| Claim::Marker(id.to_owned())),
             times().prop_map(Claim::Within),
-            times().prop_map(Claim::Unnamed),
+            Just(Claim::Unnamed),
         ]
     }
 
@@ -430,7 +432,8 @@ mod tests {
             let is_marker = |version: &KeyVersion| version.kind == VersionKind::Marker;
             let is_claimed = |version: &KeyVersion| is_marker(version) && match &claim {
                 Claim::Marker(id) => version.id == *id,
-                Claim::Within(time) | Claim::Unnamed(time) => version.last_modified.is_some_and(|at| (time.from.as_second()..=time.until.as_second()).contains(&at.as_second())),
+                Claim::Unnamed => false,
+                Claim::Within(time) => version.last_modified.is_some_and(|at| (time.from.as_second()..=time.until.as_second()).contains(&at.as_second())),
             };
             let newest = before.first();
             let over_it = before.get(1).is_some_and(is_it);
@@ -447,10 +450,10 @@ mod tests {
                     Some(_) => Undone::Newer,
                 },
                 // Without an id to go by, lost is only what is nowhere.
-                Claim::Marker(_) | Claim::Unnamed(_) => match newest {
+                Claim::Marker(_) | Claim::Unnamed => match newest {
                     Some(newest) if is_it(newest) => Undone::Present,
                     Some(newest) if !is_marker(newest) => Undone::Newer,
-                    Some(_) if over_it && is_null => Undone::Kept,
+                    Some(_) if over_it && (is_null || claim == Claim::Unnamed) => Undone::Kept,
                     Some(_) if before.iter().any(is_it) => Undone::Newer,
                     _ => Undone::Lost,
                 },

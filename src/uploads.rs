@@ -1,6 +1,8 @@
 //! Incomplete multipart uploads: what a failed upload leaves, too. No listing shows them, and
 //! their parts are billed.
 
+use std::collections::BTreeSet;
+
 use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -72,7 +74,10 @@ pub struct UploadCounts {
     pub named: u64,
     /// Uploads that were aborted.
     pub aborted: u64,
-    /// Uploads that S3 refused to abort.
+    /// Uploads that were not there any more when they were to be aborted: completed or aborted
+    /// meanwhile, or by a request of ours whose answer was lost.
+    pub gone: u64,
+    /// Uploads that S3 did not say it aborted.
     pub failed: u64,
 }
 
@@ -149,7 +154,9 @@ pub async fn abort(
         if left == 0 {
             break;
         }
-        let keys: Vec<&ObjectKey> = window.iter().map(|upload| &upload.key).collect();
+        // Each once: one key may have been begun several times.
+        let keys: BTreeSet<&ObjectKey> = window.iter().map(|upload| &upload.key).collect();
+        let keys: Vec<&ObjectKey> = keys.into_iter().collect();
         // Somebody may go on with an upload whose row stands already.
         let named = match check.referenced(&keys).await {
             Ok(named) if named.len() == keys.len() => named,
@@ -165,9 +172,16 @@ pub async fn abort(
                 return first.or(Some(unchecked));
             }
         };
-        found.counts.named += named.iter().filter(|named| **named).count() as u64;
-        let unnamed = window.iter().zip(named).filter(|(_, named)| !named);
-        let chosen: Vec<&Upload> = unnamed.map(|(upload, _)| upload).take(left).collect();
+        let named: BTreeSet<&ObjectKey> = keys
+            .into_iter()
+            .zip(named)
+            .filter_map(|(key, named)| named.then_some(key))
+            .collect();
+        let (kept, unnamed): (Vec<&Upload>, Vec<&Upload>) = window
+            .iter()
+            .partition(|upload| named.contains(&upload.key));
+        found.counts.named += kept.len() as u64;
+        let chosen = unnamed.into_iter().take(left);
         left -= chosen.len();
         let mut ended = stream::iter(chosen)
             .map(|upload| hands.abort(upload))
@@ -175,7 +189,7 @@ pub async fn abort(
         while let Some(aborted) = ended.next().await {
             match aborted {
                 Ok(true) => found.counts.aborted += 1,
-                Ok(false) => {}
+                Ok(false) => found.counts.gone += 1,
                 Err(error) => {
                     found.counts.failed += 1;
                     first = first.or(Some(error));

@@ -151,7 +151,7 @@ async fn what_a_suspended_bucket_keeps_is_not_called_lost() {
     at_the_last_moment(&world, LATE);
     let report = world.run(&[(Setting::AllowUnversioned, "true")]).await;
     let message = found(&report, 0);
-    assert!(message.contains("copy it back"), "{message}");
+    assert!(message.contains("copy the object back"), "{message}");
     assert_eq!(report.summary.more.freed_bytes, 0);
 }
 

@@ -473,6 +473,119 @@ async fn names_are_made_in_the_time_zone_that_the_database_or_the_role_is_set_to
 }
 
 #[tokio::test]
+async fn names_of_numbers_and_days_are_made_as_the_role_or_the_address_says() {
+    let world = World::new().await;
+    world
+        .sql("CREATE TABLE odd (at timestamptz, n float8); INSERT INTO odd VALUES ('2026-11-25 20:00Z', 0.1::float8 + 0.2::float8)")
+        .await;
+    let names = async |options: &str| {
+        let mut url = url::Url::parse(world.database.url()).expect("a URL");
+        if !options.is_empty() {
+            url.query_pairs_mut().append_pair("options", options);
+        }
+        let database = Database::new(DatabaseUrl::new(url.as_str()).expect("an address"));
+        let query = ReferencesQuery::new("SELECT at::date || '/' || n FROM odd");
+        let mut snapshot = Snapshot::open(&database, &query).await.expect("opened");
+        let names = snapshot.names(false).await.expect("names");
+        let names: Vec<_> = names.try_collect().await.expect("names");
+        let [Some(name)] = &names[..] else {
+            panic!("{names:?}")
+        };
+        String::from_utf8(name.to_vec()).expect("text")
+    };
+    assert_eq!(names("").await, "2026-11-25/0.30000000000000004");
+    for (options, name) in [
+        ("-c timezone=Asia/Seoul", "2026-11-26/0.30000000000000004"),
+        (
+            "-cTimeZone=Asia/Seoul -c extra-float-digits=0",
+            "2026-11-26/0.3",
+        ),
+        (
+            "--datestyle=SQL,\\ DMY -c work_mem=1MB -d 1",
+            "25/11/2026/0.30000000000000004",
+        ),
+    ] {
+        assert_eq!(names(options).await, name, "{options}");
+    }
+    let set = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET extra_float_digits = 0', current_database()); EXECUTE format($f$ALTER DATABASE %I SET timezone = 'Asia/Seoul'$f$, current_database()); END $$";
+    world.sql(set).await;
+    assert_eq!(names("").await, "2026-11-26/0.3");
+    assert_eq!(names("-c timezone=UTC").await, "2026-11-25/0.3");
+}
+
+/// A partition that was attached under the snapshot holds rows that it does not see, in the
+/// place of one whose rows are not read any more.
+#[tokio::test]
+async fn a_partition_that_is_swapped_in_while_the_snapshot_waits_is_noticed() {
+    let swap = "BEGIN; ALTER TABLE images DETACH PARTITION p2; INSERT INTO spare SELECT * FROM p2; ALTER TABLE images ATTACH PARTITION spare FOR VALUES FROM ('n') TO ('z')";
+    for (work, noticed) in [
+        (swap, true),
+        (
+            "BEGIN; LOCK TABLE p2; INSERT INTO images VALUES ('y.png')",
+            false,
+        ),
+        (
+            "BEGIN; ALTER TABLE images DETACH PARTITION p2; ALTER TABLE images ATTACH PARTITION p2 FOR VALUES FROM ('n') TO ('z')",
+            false,
+        ),
+    ] {
+        let world = World::new().await;
+        world
+            .sql("DROP TABLE images; CREATE TABLE images (name text) PARTITION BY RANGE (name); CREATE TABLE p1 PARTITION OF images FOR VALUES FROM ('a') TO ('n'); CREATE TABLE p2 PARTITION OF images FOR VALUES FROM ('n') TO ('z'); INSERT INTO images VALUES ('a.png'), ('x.png'); CREATE TABLE spare (name text)")
+            .await;
+        let mut other = world.connect().await;
+        other.execute(sqlx::raw_sql(work)).await.expect("worked");
+        let settings = world.settings(&[]);
+        let database = orphan_sweeper::access::database(&settings.database);
+        let read = async {
+            let mut snapshot = Snapshot::open(&database, &settings.references).await?;
+            let names: Vec<_> = snapshot.names(true).await?.try_collect().await?;
+            snapshot.finish().await?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(names.len())
+        };
+        let (read, ()) = tokio::join!(read, commit_when_awaited(&world, &mut other));
+        match read {
+            Ok(names) => assert!(!noticed && names == 2, "{work}"),
+            Err(error) => assert!(
+                noticed && error.to_string().contains("spare"),
+                "{work}: {error}"
+            ),
+        }
+    }
+}
+
+/// In a function that sets `row_security` for itself nothing tells of filtered rows.
+#[tokio::test]
+async fn rows_that_a_function_hides_from_itself_end_the_run() {
+    let world = World::new().await;
+    world
+        .sql("ALTER TABLE images ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON images USING (name < 'b'); CREATE FUNCTION names() RETURNS SETOF text LANGUAGE sql STABLE SET row_security = on AS 'SELECT name FROM images'")
+        .await;
+    world.put_named(&["a.png", "b.png"], 48).await;
+    let role = format!("filtered_{}", database(&world).await);
+    world
+        .sql(&format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'reader'; GRANT SELECT ON images TO {role}"
+        ))
+        .await;
+    let mut url = url::Url::parse(world.database.url()).expect("a URL");
+    url.set_username(&role).expect("set");
+    url.set_password(Some("reader")).expect("set");
+    let report = world
+        .run(&[
+            (Setting::DatabaseUrl, url.as_str()),
+            (Setting::References, "SELECT names()"),
+        ])
+        .await;
+    let failure = failure(&report);
+    assert!(
+        failure.contains("reads images, which has row level security"),
+        "{failure}"
+    );
+    assert_eq!(world.keys(), ["a.png", "b.png"]);
+}
+
+#[tokio::test]
 async fn the_fresh_check_sees_the_rows_of_a_partition_that_is_reloaded_meanwhile() {
     let world = World::new().await;
     world

@@ -56,6 +56,7 @@ const FOUND: UploadCounts = UploadCounts {
     bytes: 18,
     named: 0,
     aborted: 0,
+    gone: 0,
     failed: 0,
 };
 
@@ -136,6 +137,24 @@ async fn one_whose_key_a_row_names_is_left_alone() {
         .await;
     let words = "1 of them older than the cutoff with 7 B; 1 left alone, a row names their key\n";
     assert!(text.stdout.contains(words), "{text:?}");
+}
+
+#[tokio::test]
+async fn each_upload_of_a_named_key_is_left_alone_however_the_database_is_asked() {
+    let by_url = "SELECT 's3://pictures/' || replace(name, '%', '%25') FROM images";
+    for form in [
+        &[][..],
+        &[
+            (Setting::References, by_url),
+            (Setting::ReferenceForm, "url"),
+        ],
+    ] {
+        let world = world().await;
+        world.name(&["images/old +%.png"]).await;
+        let report = world.run(&[&[IMAGES, ABORT], form].concat()).await;
+        let UploadCounts { named, aborted, .. } = counts(&report);
+        assert_eq!((named, aborted), (2, 1), "{report:?}");
+    }
 }
 
 #[tokio::test]
@@ -252,6 +271,7 @@ async fn one_that_was_completed_in_between_is_no_failure() {
         counts(&report),
         UploadCounts {
             aborted: 2,
+            gone: 1,
             ..FOUND
         }
     );
@@ -342,7 +362,7 @@ async fn whatever_goes_wrong_with_them_fails_no_run() {
         .cli(&["plan", "--prefix", "images", "--output", "text"])
         .await;
     for words in [
-        "4  never completed, 3 of them older than the cutoff with 18 B; --abort-uploads frees them",
+        "4  never completed, 3 of them older than the cutoff with 18 B; 3 left (--abort-uploads, at most --max-delete)",
         "orphan-sweeper apply 0",
     ] {
         assert!(text.stdout.contains(words), "{text:?}");

@@ -120,7 +120,7 @@ fn text(to: &mut impl Write, done: &Restoration) -> io::Result<()> {
         (
             "  kept",
             done.kept,
-            "below a delete marker `null`; to be copied back by hand",
+            "below a delete marker that nothing shows to be the run's; to be copied back by hand",
         ),
         (
             "  lost",

@@ -9,6 +9,7 @@ use crate::key::escape;
 use crate::pages::figure;
 use crate::run::Report;
 use crate::summary::{Counts, More, Refusal, Status, Summary};
+use crate::uploads::UploadCounts;
 
 /// Writes the answer of a run.
 pub(crate) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {
@@ -127,7 +128,7 @@ fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
             (
                 "kept",
                 *kept_bytes,
-                "below delete markers `null`; to be copied back by hand, as `restore` tells",
+                "below delete markers that nothing shows to be the run's; to be copied back by hand, as `restore` tells",
             ),
             (
                 "free or kept",
@@ -164,19 +165,31 @@ fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
                 HumanCount(uploads.named)
             )?;
         }
-        match (uploads.aborted, uploads.failed) {
-            (0, 0) if uploads.old > uploads.named => {
-                writeln!(to, "; --abort-uploads frees them")?;
+        let UploadCounts {
+            named,
+            aborted,
+            gone,
+            failed,
+            ..
+        } = uploads;
+        for (count, became) in [
+            (aborted, "aborted"),
+            (gone, "gone meanwhile"),
+            (failed, "not confirmed"),
+        ] {
+            if count > 0 {
+                write!(to, "; {} {became}", HumanCount(count))?;
             }
-            (0, 0) => writeln!(to)?,
-            (aborted, 0) => writeln!(to, "; {} aborted", HumanCount(aborted))?,
-            (aborted, failed) => writeln!(
-                to,
-                "; {} aborted, {} refused",
-                HumanCount(aborted),
-                HumanCount(failed)
-            )?,
         }
+        let left = uploads.old.saturating_sub(named + aborted + gone + failed);
+        if left > 0 {
+            write!(
+                to,
+                "; {} left (--abort-uploads, at most --max-delete)",
+                HumanCount(left)
+            )?;
+        }
+        writeln!(to)?;
     }
     if let Some(applied) = applied {
         writeln!(to, "{:<16}{applied}", "applied")?;

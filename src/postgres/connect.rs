@@ -233,12 +233,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a statement may take: a long read holds back migrations and vacuum.
 const STATEMENT_TIMEOUT_MS: u64 = 10 * 60 * 1_000;
 
-/// What the database or the role sets, which the driver puts UTC and ISO dates in the place of
-/// when it connects: names may be made of local days.
+/// The settings that the driver overrides when it connects (UTC, ISO dates, all digits), and on
+/// which names may hang that a query makes of times or numbers.
+const OVERRIDDEN: [&str; 3] = ["timezone", "datestyle", "extra_float_digits"];
+
+/// What the database or the role sets of [`OVERRIDDEN`].
 const OWN_SETTINGS: &str = "SELECT name, value FROM ( \
     SELECT DISTINCT ON (lower(split_part(c, '=', 1))) lower(split_part(c, '=', 1)) AS name, substr(c, strpos(c, '=') + 1) AS value \
     FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c \
-    WHERE lower(split_part(c, '=', 1)) IN ('timezone', 'datestyle') \
+    WHERE lower(split_part(c, '=', 1)) = ANY ($1) \
     AND s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user)) \
     AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
     ORDER BY lower(split_part(c, '=', 1)), s.setrole = 0, s.setdatabase = 0) AS own";
@@ -298,6 +301,7 @@ impl Database {
         // Read before the transaction: its first query takes the snapshot, and that is not to
         // be older than it must.
         let own = sqlx::query(OWN_SETTINGS)
+            .bind(OVERRIDDEN)
             .persistent(false)
             .fetch_all(&mut *connection)
             .await
@@ -316,19 +320,55 @@ impl Database {
                 .await
                 .map_err(statement("begin a transaction"))?;
         }
+        const TRIED: &str = "set what the role sets";
+        let mut settings = Vec::new();
         for row in own {
-            const TRIED: &str = "set what the role sets";
             let name: String = row.try_get(0).map_err(statement(TRIED))?;
             let value: String = row.try_get(1).map_err(statement(TRIED))?;
-            execute(
-                connection,
-                format!("SET LOCAL {name} = {}", literal(&value)),
-            )
-            .await
-            .map_err(statement(TRIED))?;
+            settings.push((name, value));
+        }
+        // An address comes before the role, as with every other client.
+        let url = self.url().await?;
+        settings.extend(overridden_in(url.0.get_options().unwrap_or_default()));
+        for (name, value) in settings {
+            let text = format!("SET LOCAL {name} = {}", literal(&value));
+            execute(connection, text).await.map_err(statement(TRIED))?;
         }
         Ok(())
     }
+}
+
+/// The settings of [`OVERRIDDEN`] among the options of an address, which are written like
+/// `-c timezone=Asia/Seoul` or `--timezone=Asia/Seoul`, with a backslash before a space that
+/// belongs to a value (<https://www.postgresql.org/docs/current/libpq-connect.html>, `options`).
+fn overridden_in(options: &str) -> Vec<(String, String)> {
+    let mut words = vec![String::new()];
+    let mut characters = options.chars();
+    while let Some(character) = characters.next() {
+        let word = words.last_mut().expect("there is always one");
+        match character {
+            '\\' => word.extend(characters.next()),
+            space if space.is_ascii_whitespace() => words.push(String::new()),
+            other => word.push(other),
+        }
+    }
+    let mut settings = Vec::new();
+    let mut words = words.into_iter().filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        let setting = match word.strip_prefix("-c").or(word.strip_prefix("--")) {
+            Some("") => words.next(),
+            Some(setting) => Some(setting.to_owned()),
+            None => None,
+        };
+        let Some((name, value)) = setting.as_deref().and_then(|text| text.split_once('=')) else {
+            continue;
+        };
+        let name = name.to_ascii_lowercase().replace('-', "_");
+        if OVERRIDDEN.contains(&name.as_str()) {
+            settings.push((name, value.to_owned()));
+        }
+    }
+    settings
 }
 
 fn unreached(error: sqlx::Error) -> DatabaseError {

@@ -7,7 +7,7 @@ use sqlx::types::JsonValue;
 
 use super::connect::{Isolation, execute};
 use super::query::{Origin, literal};
-use super::snapshot::{first_column, identify, refuse_foreign};
+use super::snapshot::{first_column, identify, refuse_unseen};
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::hands::Identity;
 
@@ -62,7 +62,7 @@ pub async fn examine(
         .begin(&mut connection, Isolation::RepeatableRead)
         .await?;
     let origin = query.validate(&mut connection).await?;
-    refuse_foreign(&mut connection).await?;
+    refuse_unseen(&mut connection).await?;
     // Whether an index could serve: a small table is sorted although it has one.
     execute(&mut connection, "SET LOCAL enable_sort = off".to_owned())
         .await

@@ -13,9 +13,10 @@ use crate::hands::{Identity, Names, ReferenceSnapshot, SnapshotError};
 /// The relations that lost rows for this snapshot: those whose files were replaced after it
 /// was taken (TRUNCATE and a rewriting ALTER are not versioned:
 /// <https://www.postgresql.org/docs/current/mvcc-caveats.html>), tables so new that the
-/// snapshot does not know them, and tables that had another name then: they were put in the
-/// place of what the query meant. `pg_class` is read as of the snapshot,
-/// `pg_relation_filenode` and `pg_identify_object` as of now.
+/// snapshot does not know them, tables that had another name then, and partitions that were of
+/// no table then, or of another: they were put in the place of what the query meant. `pg_class`
+/// and `pg_inherits` are read as of the snapshot, `pg_relation_filenode`, `pg_identify_object`
+/// and `pg_partition_ancestors` as of now.
 const REWRITTEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') \
     FROM pg_locks AS l LEFT JOIN pg_class AS c ON c.oid = l.relation \
     LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace \
@@ -25,7 +26,9 @@ const REWRITTEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, 
         ELSE c.relkind IN ('r', 'm', 't') AND c.relfilenode <> 0 \
             AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid) \
         OR c.relkind IN ('r', 'm', 'p', 'v') AND c.relpersistence <> 't' \
-            AND (pg_identify_object('pg_class'::regclass, c.oid, 0)).identity IS DISTINCT FROM format('%I.%I', n.nspname, c.relname) END";
+            AND (pg_identify_object('pg_class'::regclass, c.oid, 0)).identity IS DISTINCT FROM format('%I.%I', n.nspname, c.relname) \
+        OR c.relkind IN ('r', 'p', 'f') AND EXISTS (SELECT FROM pg_partition_ancestors(c.oid) WITH ORDINALITY AS a (oid, place) \
+            WHERE a.place = 2 AND NOT EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid AND i.inhparent = a.oid)) END";
 
 /// The foreign tables that were read: whether their rows were truncated, or filtered by row
 /// level security, cannot be seen from here.
@@ -33,6 +36,15 @@ const FOREIGN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ',
     FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
     WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind = 'f' \
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// The tables with row level security that were read where a function turns it on for itself:
+/// in there `row_security = off` does not make filtered rows an error.
+const HIDDEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') \
+    FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
+    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relrowsecurity \
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+    AND (current_setting('row_security') <> 'off' OR EXISTS (SELECT FROM pg_proc AS p, unnest(p.proconfig) AS s \
+        WHERE lower(split_part(s, '=', 1)) = 'row_security' AND lower(split_part(s, '=', 2)) <> 'off'))";
 
 /// A read-only transaction with one snapshot, in which the references query was found good.
 #[derive(Debug)]
@@ -95,7 +107,7 @@ impl ReferenceSnapshot for Snapshot {
         if let Some(relations) = relations {
             return Err(DatabaseError::Rewritten { relations }.into());
         }
-        refuse_foreign(&mut self.connection).await?;
+        refuse_unseen(&mut self.connection).await?;
         execute(&mut self.connection, "ROLLBACK".to_owned())
             .await
             .map_err(statement("end the transaction"))?;
@@ -107,16 +119,24 @@ impl ReferenceSnapshot for Snapshot {
     }
 }
 
-/// Fails where this transaction has read, or planned to read, a foreign table.
-pub(super) async fn refuse_foreign(connection: &mut PgConnection) -> Result<(), DatabaseError> {
+/// Fails where this transaction has read, or planned to read, tables of which nobody can tell
+/// whether all rows were seen.
+pub(super) async fn refuse_unseen(connection: &mut PgConnection) -> Result<(), DatabaseError> {
     let foreign: Option<String> =
         first_column(connection, FOREIGN, "look for foreign tables").await?;
-    match foreign {
-        None => Ok(()),
-        Some(tables) => Err(DatabaseError::Query(format!(
+    if let Some(tables) = foreign {
+        return Err(DatabaseError::Query(format!(
             "reads {tables}, a foreign table: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database"
-        ))),
+        )));
     }
+    let hidden: Option<String> =
+        first_column(connection, HIDDEN, "look for row level security").await?;
+    if let Some(tables) = hidden {
+        return Err(DatabaseError::Query(format!(
+            "reads {tables}, which has row level security, and a function of the database sets row_security for itself: whether rows were filtered there cannot be seen from here; read the table without that function, or ALTER FUNCTION … RESET row_security"
+        )));
+    }
+    Ok(())
 }
 
 /// Runs a COPY and takes its rows apart.
