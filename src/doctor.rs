@@ -190,7 +190,7 @@ impl Doctor<'_> {
             ),
             Ok(found) => {
                 let aborted = if self.settings.abort_uploads {
-                    "a sweep aborts them"
+                    "a sweep aborts those whose key no row names"
                 } else {
                     "their parts are billed; --abort-uploads frees them"
                 };

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use url::Url;
 
 use crate::key::{MAX_KEY_BYTES, ObjectKey, escape};
 use crate::references::{Reference, ReferenceKind};
@@ -332,6 +333,17 @@ fn check_length(name: &str, key: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// The path that a client asks for, where it is not the one that is written: without dot
+/// segments, and without the blanks at its end (<https://url.spec.whatwg.org/#url-parsing>).
+fn resolved(raw: &str) -> Option<String> {
+    let is_blank = |c: char| c <= ' ';
+    if !raw.contains("/.") && !raw.starts_with('.') && !raw.contains(is_blank) {
+        return None;
+    }
+    let url = Url::parse(&format!("http://host/{raw}")).ok()?;
+    Some(url.path().strip_prefix('/')?.to_owned())
+}
+
 /// What ends a URL's path.
 const TAIL: [char; 2] = ['?', '#'];
 
@@ -368,11 +380,12 @@ fn readings(name: &str, raw: &str, tail: &str) -> Result<Vec<Reference>, NameErr
             read(&format!("{raw}{}", &tail[..end]));
         }
     }
+    alternates.extend(resolved(raw).and_then(|resolved| decode(&resolved).ok()));
     let mut references = vec![primary(key)];
     // An alternate longer than any key protects nothing, and is no error.
     for key in alternates
         .into_iter()
-        .filter(|key| key.len() <= MAX_KEY_BYTES)
+        .filter(|key| !key.is_empty() && key.len() <= MAX_KEY_BYTES)
     {
         let key = ObjectKey::new(key);
         if references.iter().all(|reference| reference.key != key) {
@@ -412,6 +425,25 @@ mod tests {
             .into_iter()
             .map(|reference| reference.key.as_str().to_owned())
             .collect()
+    }
+
+    #[test]
+    fn a_path_is_read_as_a_client_resolves_it_too() {
+        for (name, resolved) in [
+            ("s3://pics/a.png ", "a.png"),
+            ("s3://pics/a b.png\n", "a b.png"),
+            ("s3://pics/a\tb.png", "ab.png"),
+            ("s3://pics/x/../a.png", "a.png"),
+            ("s3://pics/./x/.//a.png", "x//a.png"),
+            ("s3://pics/x/..", ""),
+        ] {
+            let keys = keys(name);
+            let written = name.strip_prefix("s3://pics/").unwrap();
+            assert_eq!(keys[0], written);
+            let is_read = keys.iter().any(|key| key == resolved);
+            assert_eq!(is_read, !resolved.is_empty(), "{keys:?}");
+        }
+        assert_eq!(keys("s3://pics/a/.../b..png"), ["a/.../b..png"]);
     }
 
     #[test]

@@ -291,6 +291,8 @@ pub struct Findings {
     pub counts: Rechecked,
     /// The first, by name.
     pub problems: Vec<Problem>,
+    /// The bytes of those that stand there again in place of below their marker.
+    pub restored_bytes: u64,
 }
 
 /// Asks the primary for everything that was deleted, and takes back what a row names, where
@@ -344,20 +346,25 @@ impl Findings {
                 "there was no time to see whether it is restored",
             );
         }
-        let wanted: Vec<(&Orphan, Claim)> = wanted
+        let claims: Vec<(&Orphan, Claim)> = wanted
             .iter()
             .map(|deletion| (&deletion.orphan, deleted.claim(deletion)))
             .collect();
-        if wanted.is_empty() {
+        if claims.is_empty() {
             return;
         }
-        let ended = hands.take_back(&wanted).await;
+        let ended = hands.take_back(&claims).await;
         self.problems.truncate(first);
-        for ((orphan, _), ended) in wanted.into_iter().zip(ended) {
+        for (deletion, ended) in wanted.into_iter().zip(ended) {
             let how = told(ended);
-            self.counts.restored += u64::from(how.is_ok());
+            if how.is_ok() {
+                self.counts.restored += 1;
+                if deletion.fate(deleted.versioning) == Fate::Undoable {
+                    self.restored_bytes += deletion.orphan.size;
+                }
+            }
             match how {
-                Ok(how) | Err(how) => self.tell(orphan, &how),
+                Ok(how) | Err(how) => self.tell(&deletion.orphan, &how),
             }
         }
     }
@@ -560,6 +567,9 @@ mod tests {
             let is_back = |outcome: &Outcome, end: Option<Undone>| !is_final(outcome) && matches!(end, Some(Undone::Restored | Undone::Present));
             let back = named.iter().filter(|(_, (outcome, _, end))| is_back(outcome, *end)).count();
             prop_assert_eq!(findings.counts, Rechecked { referenced: named.len() as u64, restored: back as u64 });
+            let undoable = |outcome: &Outcome| matches!(outcome, Outcome::Deleted { marker: Some(marker) } if marker != "null");
+            let bytes: u64 = named.iter().filter(|(_, (outcome, _, end))| is_back(outcome, *end) && undoable(outcome)).map(|(number, _)| orphan(*number).size).sum();
+            prop_assert_eq!(findings.restored_bytes, bytes);
             prop_assert_eq!(findings.problems.len(), named.len().min(MAX_PROBLEMS));
             for problem in &findings.problems {
                 let key = problem.key.as_ref().unwrap();

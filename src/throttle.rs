@@ -24,6 +24,11 @@ pub(crate) struct Manner {
     increase: f64,
     /// The same until a second refusal shows where the limit is.
     search: f64,
+    /// Of what was asked since the rate was lowered, this part may be refused before it is lowered
+    /// again: S3 refuses a little also while it makes room, however slowly it is asked.
+    tolerated: f64,
+    /// Each time that so long no refusal lowered the rate, it rises twice as fast, up to `search`.
+    calm: Duration,
     /// The least time between a refusal and the next request.
     pause: Duration,
     /// The slowest rate, a second.
@@ -36,6 +41,8 @@ pub(crate) const DELETIONS: Manner = Manner {
     moment: Duration::from_millis(500),
     increase: 0.01,
     search: 0.1,
+    tolerated: 0.0,
+    calm: Duration::MAX,
     pause: Duration::from_millis(100),
     slowest: 50.0,
 };
@@ -47,8 +54,10 @@ pub(crate) const PAGES: Manner = Manner {
     moment: Duration::from_millis(100),
     increase: 0.05,
     search: 1.0,
+    tolerated: 0.1,
+    calm: Duration::from_secs(1),
     pause: Duration::from_millis(50),
-    slowest: 2.0,
+    slowest: 10.0,
 };
 
 /// What is left of the rate after a refusal.
@@ -75,6 +84,9 @@ struct State {
     next: Instant,
     /// When the rate was last lowered.
     lowered: Instant,
+    /// What was refused since, and what was taken.
+    refused: f64,
+    taken: f64,
     /// How much faster for each that S3 took.
     increase: f64,
 }
@@ -87,6 +99,8 @@ impl Throttle {
                 rate: None,
                 next: now,
                 lowered: now,
+                refused: 0.0,
+                taken: 0.0,
                 increase: manner.search,
             }),
             manner,
@@ -134,27 +148,35 @@ impl Throttle {
         Ok(())
     }
 
-    /// S3 asked to slow down instead of taking a request.
-    pub(crate) fn refused(&self) {
+    /// S3 asked to slow down instead of taking a request of this cost.
+    pub(crate) fn refused(&self, cost: usize) {
         let mut state = self.state();
         let now = Instant::now();
         state.next = state.next.max(now + self.manner.pause);
+        state.refused += count(cost);
+        let tolerated = self.manner.tolerated * (state.refused + state.taken);
         state.rate = Some(match state.rate {
             None => self.manner.stated,
             Some(_) if now < state.lowered + self.manner.moment => return,
+            Some(_) if state.refused <= tolerated => return,
             Some(rate) => {
                 state.increase = self.manner.increase;
                 (rate * DECREASE).max(self.manner.slowest)
             }
         });
         state.lowered = now;
+        (state.refused, state.taken) = (0.0, 0.0);
         tracing::debug!(a_second = state.rate, "S3 asked to slow down");
     }
 
     /// S3 took a request of this cost.
     pub(crate) fn taken(&self, cost: usize) {
         let mut state = self.state();
-        let faster = count(cost) * state.increase;
+        state.taken += count(cost);
+        // Twice as much for each such time.
+        let calm = state.lowered.elapsed().div_duration_f64(self.manner.calm);
+        let increase = (state.increase * calm.floor().exp2()).min(self.manner.search);
+        let faster = count(cost) * increase;
         if let Some(rate) = &mut state.rate {
             *rate += faster;
         }
@@ -191,7 +213,7 @@ mod tests {
                 throttle.taken(1_000);
                 waiting -= 1;
             } else {
-                throttle.refused();
+                throttle.refused(1_000);
                 refused += 1;
             }
         }
@@ -219,7 +241,7 @@ mod tests {
         for _ in 0..100 {
             assert!(throttle.turn_until(1_000, began).await);
         }
-        throttle.refused();
+        throttle.refused(1_000);
         assert!(
             !throttle.turn_until(1_000, began).await,
             "the pause is not over"
@@ -251,25 +273,25 @@ mod tests {
         let at = |milliseconds| sleep_until(began + Duration::from_millis(milliseconds));
         throttle.taken(1_000);
         assert!(!throttle.holds_back());
-        throttle.refused();
+        throttle.refused(1_000);
         assert!(throttle.holds_back());
         rate_is(&throttle, 3_500.0);
         throttle.taken(1_000);
         rate_is(&throttle, 3_600.0);
         at(499).await;
-        throttle.refused();
+        throttle.refused(1_000);
         rate_is(&throttle, 3_600.0);
         at(500).await;
-        throttle.refused();
+        throttle.refused(1_000);
         rate_is(&throttle, 3_060.0);
         throttle.taken(1_000);
         rate_is(&throttle, 3_070.0);
         at(999).await;
-        throttle.refused();
+        throttle.refused(1_000);
         rate_is(&throttle, 3_070.0);
         for moment in 1..=100 {
             at(1_000 + moment * 500).await;
-            throttle.refused();
+            throttle.refused(1_000);
         }
         rate_is(&throttle, DELETIONS.slowest);
     }
@@ -282,7 +304,7 @@ mod tests {
             throttle.turn(keys).await;
             began.elapsed().as_millis()
         };
-        throttle.refused();
+        throttle.refused(1_000);
         // After the refusal a pause, and after a request as long as its keys take.
         assert_eq!(turn(3_500).await, 100);
         assert_eq!(turn(350).await, 1_100);
@@ -290,7 +312,7 @@ mod tests {
         assert_eq!(turn(350).now_or_never(), None);
         let learned = async {
             sleep_until(began + Duration::from_millis(1_150)).await;
-            throttle.refused();
+            throttle.refused(1_000);
             rate_is(&throttle, 2_975.0);
         };
         let ((), first, second, third) = tokio::join!(learned, turn(2_975), turn(2_975), turn(0));

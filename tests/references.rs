@@ -473,6 +473,41 @@ async fn names_are_made_in_the_time_zone_that_the_database_or_the_role_is_set_to
 }
 
 #[tokio::test]
+async fn names_of_another_database_by_dblink_are_refused() {
+    let world = world().await;
+    // (The extension is not on every server.)
+    world
+        .sql("CREATE FUNCTION dblink(text, text) RETURNS SETOF record LANGUAGE plpgsql AS 'BEGIN RETURN QUERY SELECT name FROM images; END'; CREATE VIEW far AS SELECT name FROM dblink('dbname=app', 'SELECT name FROM images') AS t (name text)")
+        .await;
+    let report = world
+        .run(&[(Setting::References, "SELECT name FROM far")])
+        .await;
+    assert!(
+        failure(&report).contains("reads another database by dblink"),
+        "{}",
+        failure(&report)
+    );
+    assert_eq!((world.keys().len(), deletions(&world)), (3, 0));
+}
+
+/// What a parallel worker locks it does not lock for long.
+#[tokio::test]
+async fn no_parallel_worker_reads() {
+    let world = World::new().await;
+    let database = Database::new(DatabaseUrl::new(world.database.url()).expect("an address"));
+    let query = ReferencesQuery::new("SELECT current_setting('max_parallel_workers_per_gather')");
+    let mut snapshot = Snapshot::open(&database, &query).await.expect("opened");
+    let names: Vec<_> = {
+        let names = snapshot.names(false).await.expect("names");
+        names.try_collect().await.expect("names")
+    };
+    assert_eq!(names, [Some("0".into())]);
+    let check = primary_check(&world, query.text()).await;
+    let zero = ObjectKey::new("0");
+    assert_eq!(check.referenced(&[&zero]).await.expect("asked"), [true]);
+}
+
+#[tokio::test]
 async fn names_of_numbers_and_days_are_made_as_the_role_or_the_address_says() {
     let world = World::new().await;
     world

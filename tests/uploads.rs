@@ -333,6 +333,19 @@ async fn whatever_goes_wrong_with_them_fails_no_run() {
         assert_eq!(report.summary.more.uploads, None);
         world.server.heal();
     }
+    // A page that does not say where it goes on is not the last.
+    world.server.inject(Fault::new(
+        Operation::ListMultipartUploads,
+        Effect::edit_body(|body| {
+            body.replace(
+                "<IsTruncated>false</IsTruncated>",
+                "<IsTruncated>true</IsTruncated>",
+            )
+        }),
+    ));
+    let report = world.run(&[IMAGES, (Setting::DryRun, "true")]).await;
+    assert_eq!(report.summary.more.uploads, None, "{report:?}");
+    world.server.heal();
     // A page that repeats its marker would never end.
     world.server.inject(Fault::new(
         Operation::ListMultipartUploads,

@@ -7,10 +7,10 @@ use futures::TryStreamExt as _;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
+use super::ask::{explain, first_column};
 use super::connect::{Isolation, execute};
-use super::examine::explain;
 use super::query::{Collation, literal};
-use super::snapshot::{copy_out, first_column, identify};
+use super::snapshot::{copy_out, identify};
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::hands::{CheckError, FreshCheck, Identity};
 use crate::key::ObjectKey;

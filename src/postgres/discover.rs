@@ -96,7 +96,7 @@ impl ColumnSearch {
             None => None,
             Some((table, _)) => {
                 let oid = format!("SELECT {}::regclass::oid::bigint", literal(table));
-                super::snapshot::first_column(&mut self.connection, &oid, TRIED).await?
+                super::ask::first_column(&mut self.connection, &oid, TRIED).await?
             }
         };
         let own = self.origin.as_ref().map(|(_, column)| column.clone());

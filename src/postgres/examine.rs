@@ -3,11 +3,12 @@
 use serde_json::Value;
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
-use sqlx::types::JsonValue;
 
+use super::ask::{explain, first_column};
 use super::connect::{Isolation, execute};
 use super::query::{Origin, literal};
-use super::snapshot::{first_column, identify, refuse_unseen};
+use super::snapshot::identify;
+use super::unseen::refuse_unseen;
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::hands::Identity;
 
@@ -62,7 +63,7 @@ pub async fn examine(
         .begin(&mut connection, Isolation::RepeatableRead)
         .await?;
     let origin = query.validate(&mut connection).await?;
-    refuse_unseen(&mut connection).await?;
+    refuse_unseen(&mut connection, query).await?;
     // Whether an index could serve: a small table is sorted although it has one.
     execute(&mut connection, "SET LOCAL enable_sort = off".to_owned())
         .await
@@ -88,24 +89,6 @@ pub async fn examine(
         encrypted: encrypted.unwrap_or(false),
         order,
     })
-}
-
-/// The planner's plan of a statement.
-pub(super) async fn explain(
-    connection: &mut PgConnection,
-    select: &str,
-) -> Result<Value, DatabaseError> {
-    const TRIED: &str = "ask the planner";
-    let mut plans: JsonValue = first_column(
-        connection,
-        &format!("EXPLAIN (FORMAT JSON) {select}"),
-        TRIED,
-    )
-    .await?;
-    plans
-        .pointer_mut("/0/Plan")
-        .map(Value::take)
-        .ok_or_else(|| DatabaseError::Database("gave no plan of a statement".to_owned()))
 }
 
 fn sorts(plan: &Value) -> bool {

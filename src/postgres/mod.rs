@@ -1,6 +1,7 @@
 //! Everything that knows PostgreSQL.
 
 mod access;
+mod ask;
 mod check;
 mod connect;
 mod copy;
@@ -12,6 +13,7 @@ mod roots;
 mod said;
 mod snapshot;
 mod state;
+mod unseen;
 
 pub use access::{Access, AccessError};
 pub use check::PrimaryCheck;

@@ -2,7 +2,7 @@
 
 use sqlx::Connection as _;
 
-use super::snapshot::first_column;
+use super::ask::first_column;
 use super::{Database, DatabaseError};
 
 /// Each thing that a role which only reads cannot do, as words, or NULL. Of the tables one is

@@ -1,11 +1,13 @@
 //! One snapshot of the references: every name that was committed when it was taken.
 
 use futures::stream::{BoxStream, Stream, StreamExt as _, TryStreamExt as _, try_unfold};
-use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
 
+use super::ask::first_column;
 use super::connect::{Isolation, execute};
 use super::copy::{Decoder, Value};
+use super::unseen::refuse_unseen;
 use super::{Database, DatabaseError, ReferencesQuery, state, statement};
 use crate::guards::DatabaseState;
 use crate::hands::{Identity, Names, ReferenceSnapshot, SnapshotError};
@@ -29,22 +31,6 @@ const REWRITTEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, 
             AND (pg_identify_object('pg_class'::regclass, c.oid, 0)).identity IS DISTINCT FROM format('%I.%I', n.nspname, c.relname) \
         OR c.relkind IN ('r', 'p', 'f') AND EXISTS (SELECT FROM pg_partition_ancestors(c.oid) WITH ORDINALITY AS a (oid, place) \
             WHERE a.place = 2 AND NOT EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid AND i.inhparent = a.oid)) END";
-
-/// The foreign tables that were read: whether their rows were truncated, or filtered by row
-/// level security, cannot be seen from here.
-const FOREIGN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') \
-    FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
-    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind = 'f' \
-    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-
-/// The tables with row level security that were read where a function turns it on for itself:
-/// in there `row_security = off` does not make filtered rows an error.
-const HIDDEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') \
-    FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
-    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relrowsecurity \
-    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-    AND (current_setting('row_security') <> 'off' OR EXISTS (SELECT FROM pg_proc AS p, unnest(p.proconfig) AS s \
-        WHERE lower(split_part(s, '=', 1)) = 'row_security' AND lower(split_part(s, '=', 2)) <> 'off'))";
 
 /// A read-only transaction with one snapshot, in which the references query was found good.
 #[derive(Debug)]
@@ -107,7 +93,7 @@ impl ReferenceSnapshot for Snapshot {
         if let Some(relations) = relations {
             return Err(DatabaseError::Rewritten { relations }.into());
         }
-        refuse_unseen(&mut self.connection).await?;
+        refuse_unseen(&mut self.connection, &self.query).await?;
         execute(&mut self.connection, "ROLLBACK".to_owned())
             .await
             .map_err(statement("end the transaction"))?;
@@ -117,26 +103,6 @@ impl ReferenceSnapshot for Snapshot {
             .map_err(statement("close the connection"))?;
         Ok(())
     }
-}
-
-/// Fails where this transaction has read, or planned to read, tables of which nobody can tell
-/// whether all rows were seen.
-pub(super) async fn refuse_unseen(connection: &mut PgConnection) -> Result<(), DatabaseError> {
-    let foreign: Option<String> =
-        first_column(connection, FOREIGN, "look for foreign tables").await?;
-    if let Some(tables) = foreign {
-        return Err(DatabaseError::Query(format!(
-            "reads {tables}, a foreign table: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database"
-        )));
-    }
-    let hidden: Option<String> =
-        first_column(connection, HIDDEN, "look for row level security").await?;
-    if let Some(tables) = hidden {
-        return Err(DatabaseError::Query(format!(
-            "reads {tables}, which has row level security, and a function of the database sets row_security for itself: whether rows were filtered there cannot be seen from here; read the table without that function, or ALTER FUNCTION … RESET row_security"
-        )));
-    }
-    Ok(())
 }
 
 /// Runs a COPY and takes its rows apart.
@@ -208,23 +174,6 @@ pub(super) async fn identify(connection: &mut PgConnection) -> Result<Identity, 
         // (Only those that exist and that the role may use.)
         schemas: first_column(connection, "SELECT current_schemas(false)::text[]", TRIED).await?,
     })
-}
-
-/// The first column of the one row of a statement without parameters.
-pub(super) async fn first_column<T>(
-    connection: &mut PgConnection,
-    text: &str,
-    tried: &'static str,
-) -> Result<T, DatabaseError>
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
-{
-    let row: PgRow = sqlx::query(AssertSqlSafe(text.to_owned()))
-        .persistent(false)
-        .fetch_one(connection)
-        .await
-        .map_err(statement(tried))?;
-    row.try_get(0).map_err(statement(tried))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 
-use super::snapshot::first_column;
+use super::ask::first_column;
 use super::{DatabaseError, statement};
 use crate::guards::{DatabaseState, OpenTransaction};
 

@@ -98,6 +98,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         let (looked, days) = join(looking, days).await;
         self.weigh(&mut deleted, &hands, &mut bytes).await;
         self.more.freed_bytes = bytes.freed;
+        bytes.recoverable = bytes.recoverable.saturating_sub(findings.restored_bytes);
         self.more.recoverable_bytes = bytes.recoverable;
         self.more.kept_bytes = bytes.kept;
         let is_kept = bytes.recoverable + bytes.kept > 0;
@@ -110,6 +111,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         let Findings {
             counts,
             mut problems,
+            ..
         } = findings;
         // Of a look that ended early, what it saw is told.
         if not_asked.is_none() || counts.referenced > 0 {

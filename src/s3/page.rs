@@ -114,7 +114,8 @@ impl Fields<'_> {
             }
             let about = |what: &str| format!("the object {} has {what}", crate::key::escape(&key));
             let etag = contents.etag.as_deref().unwrap_or_default();
-            if etag.is_empty() {
+            // (A `*` is the condition that everything fulfils.)
+            if etag.is_empty() || etag == "*" {
                 return Err(about(
                     "no ETag, without which nothing can be deleted safely",
                 ));
@@ -618,6 +619,10 @@ mod tests {
             ),
             (
                 format!("{HEAD}{}{LAST}", object("a").replace("&quot;e&quot;", "")),
+                "no ETag",
+            ),
+            (
+                format!("{HEAD}{}{LAST}", object("a").replace("&quot;e&quot;", "*")),
                 "no ETag",
             ),
             (format!("{HEAD}{}{LAST}", object("")), "empty key"),

@@ -68,6 +68,12 @@ impl ListUploads for Bucket {
             (Some(key), Some(id)) if page.is_truncated == Some(true) => {
                 Some((decode(key)?, id.to_owned()))
             }
+            _ if page.is_truncated == Some(true) => {
+                return Err(LookError {
+                    code: Some("NoMarker".to_owned()),
+                    message: "a page of uploads claims to go on and does not say where".to_owned(),
+                });
+            }
             _ => None,
         };
         Ok(UploadPage { uploads, next })

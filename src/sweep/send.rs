@@ -132,7 +132,7 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
             let pause = Duration::from_millis(100) * 2_u32.pow(attempt.min(6));
             match answer {
                 Err(BatchFault::Throttled { code }) => {
-                    self.course.throttle.refused();
+                    self.course.throttle.refused(asked.len());
                     let again = attempt < MAX_ATTEMPTS
                         && !self.course.stop.requested()
                         && Instant::now() + pause < self.fresh_until;
