@@ -61,6 +61,12 @@ async fn what_a_row_names_in_the_last_moment_is_taken_back() {
     assert!(found(&report, 1).contains("it was restored"), "{report:?}");
     // A count means what S3 confirmed, and it did delete all three.
     assert_eq!(report.summary.counts.deleted, 3);
+    // What stands there again is not to be recovered any more.
+    let (deleted, more) = (report.summary.counts.deleted_bytes, &report.summary.more);
+    assert_eq!(
+        [more.freed_bytes, more.recoverable_bytes, more.kept_bytes],
+        [0, deleted / 3 * 2, 0]
+    );
     assert!(world.keys().contains(&orphan(1)));
     assert_eq!(
         format!("{:?}", world.server.versions(BUCKET, &orphan(1))),
