@@ -167,16 +167,19 @@ pub(crate) fn shown(name: &str) -> String {
 /// The beginning of a text as an error may show it. A signature is left out wherever it stands:
 /// where its `?` was encoded or lost, no query ends the text before it.
 fn short(text: &str) -> String {
-    let unsigned = text
-        .as_bytes()
-        .windows(SIGNATURE.len())
-        .position(|window| window.eq_ignore_ascii_case(SIGNATURE))
-        .map_or(text, |at| &text[..at]);
+    let unsigned = signature(text).map_or(text, |at| &text[..at]);
     let mut short: String = unsigned.chars().take(SHOWN_CHARS).collect();
     if short.len() < text.len() {
         short.push('…');
     }
     escape(&short)
+}
+
+/// Where the first parameter of a presigned URL begins, in any case.
+pub(crate) fn signature(text: &str) -> Option<usize> {
+    text.as_bytes()
+        .windows(SIGNATURE.len())
+        .position(|window| window.eq_ignore_ascii_case(SIGNATURE))
 }
 
 impl NameRules {
