@@ -179,12 +179,13 @@ impl Archive {
     pub async fn past(&self, run_id: Uuid) -> Result<Past, ArchiveError> {
         let (manifest, mut last_written) = self.dated_manifest(run_id).await?;
         let name = Self::name(run_id, "summary.json");
-        let ending = match self.fetch(&name).await? {
-            Some(Fetched { file, .. }) => Some(
-                serde_json::from_reader(BufReader::new(file))
-                    .map_err(|error| self.unreadable(&name, error))?,
-            ),
-            None => None,
+        let (ending, ended) = match self.fetch(&name).await? {
+            Some(Fetched { file, written }) => {
+                let ending: Ending = serde_json::from_reader(BufReader::new(file))
+                    .map_err(|error| self.unreadable(&name, error))?;
+                (Some(ending), written)
+            }
+            None => (None, None),
         };
         let folder = Self::name(run_id, "outcomes/");
         let mut outcomes =
@@ -204,12 +205,20 @@ impl Archive {
                     .map_err(|error| self.unreadable(&name, error))?;
             }
         }
+        let outcomes = outcomes
+            .finish()
+            .map_err(|error| self.unreadable(&folder, error))?;
+        // Nobody knows when what was lost was written; it was before the end.
+        if ending
+            .as_ref()
+            .is_some_and(|ending| ending.misses_some_of(&outcomes))
+        {
+            last_written = last_written.max(ended);
+        }
         let last_written = last_written.unwrap_or(manifest.header().started_at);
         Ok(Past {
-            outcomes: outcomes
-                .finish()
-                .map_err(|error| self.unreadable(&folder, error))?,
             manifest,
+            outcomes,
             ending,
             last_written,
         })
@@ -282,10 +291,41 @@ pub struct Recorded {
 }
 
 /// How a run said that it ended.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Ending {
     /// Its status.
     pub status: String,
+    /// What became of the orphans that it asked about.
+    #[serde(flatten)]
+    pub asked: Asked,
+}
+
+/// How many orphans a run counted by each outcome other than deferred.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the counts of a summary, by their names there")]
+pub struct Asked {
+    pub deleted: u64,
+    pub gone: u64,
+    pub spared: u64,
+    pub failed: u64,
+    pub unknown: u64,
+}
+
+impl Ending {
+    /// Whether the run counted more than these outcomes: files of them were lost.
+    fn misses_some_of(&self, outcomes: &Outcomes) -> bool {
+        self.asked.total() > outcomes.asked()
+    }
+}
+
+impl Asked {
+    fn total(self) -> u64 {
+        // A file may say anything.
+        [self.gone, self.spared, self.failed, self.unknown]
+            .into_iter()
+            .fold(self.deleted, u64::saturating_add)
+    }
 }
 
 /// A run of the past.
@@ -305,9 +345,9 @@ impl Past {
     /// Whether every orphan that the run asked S3 about has its outcome written down.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.ending
-            .as_ref()
-            .is_some_and(|ending| ending.status != "failed")
+        self.ending.as_ref().is_some_and(|ending| {
+            ending.status != "failed" && !ending.misses_some_of(&self.outcomes)
+        })
     }
 }
 

@@ -340,6 +340,7 @@ impl Doctor<'_> {
         let unnamed = named
             .as_ref()
             .ok()
+            .filter(|named| !named.is_empty())
             .map(|named| doubts::unnamed(&keys, named));
         match named {
             Err(error) => self.note("fresh check", Verdict::Problem, chain(&error)),

@@ -165,22 +165,22 @@ pub(crate) fn shown(name: &str) -> String {
     format!("'{}'", short(&bare))
 }
 
-/// Where a presigned URL's first parameter begins.
-fn signature_in(text: &str) -> Option<usize> {
-    text.as_bytes()
-        .windows(SIGNATURE.len())
-        .position(|window| window.eq_ignore_ascii_case(SIGNATURE))
-}
-
 /// The beginning of a text as an error may show it. A signature is left out wherever it stands:
 /// where its `?` was encoded or lost, no query ends the text before it.
 fn short(text: &str) -> String {
-    let unsigned = signature_in(text).map_or(text, |at| &text[..at]);
+    let unsigned = signature(text).map_or(text, |at| &text[..at]);
     let mut short: String = unsigned.chars().take(SHOWN_CHARS).collect();
     if short.len() < text.len() {
         short.push('…');
     }
     escape(&short)
+}
+
+/// Where the first parameter of a presigned URL begins, in any case.
+pub(crate) fn signature(text: &str) -> Option<usize> {
+    text.as_bytes()
+        .windows(SIGNATURE.len())
+        .position(|window| window.eq_ignore_ascii_case(SIGNATURE))
 }
 
 impl NameRules {
@@ -376,7 +376,7 @@ fn readings(name: &str, raw: &str, tail: &str) -> Result<Vec<Reference>, NameErr
     let ends = tail.match_indices(TAIL).map(|(end, _)| end);
     for end in ends.skip(1).take(MAX_ENDS).chain([tail.len()]) {
         // (A signature belongs to no key, and shall not be carried about.)
-        if end > 0 && signature_in(&tail[..end]).is_none() {
+        if end > 0 && signature(&tail[..end]).is_none() {
             read(&format!("{raw}{}", &tail[..end]));
         }
     }

@@ -146,6 +146,14 @@ enum Fate {
 }
 
 impl Deletion {
+    /// Which marker is its own.
+    fn claim(&self) -> Claim {
+        match &self.marker {
+            Some(marker) => Claim::Marker(marker.clone()),
+            None => Claim::Unnamed,
+        }
+    }
+
     fn fate(&self, versioning: Versioning) -> Fate {
         match self.marker.as_deref() {
             Some(marker) if marker != NULL_VERSION => Fate::Undoable,
@@ -203,14 +211,6 @@ impl Deleted {
         file.seek(SeekFrom::Start(0))?;
         Ok(Windows(BufReader::new(file).lines()))
     }
-
-    /// Which marker is that deletion's.
-    fn claim(&self, deletion: &Deletion) -> Claim {
-        match &deletion.marker {
-            Some(marker) => Claim::Marker(marker.clone()),
-            None => Claim::Unnamed,
-        }
-    }
 }
 
 /// The deletions, so many at a time.
@@ -248,7 +248,7 @@ pub async fn weigh(
         let unclear: Vec<(&Orphan, Claim)> = window
             .iter()
             .filter(|deletion| deletion.fate(deleted.versioning) == Fate::Unclear)
-            .map(|deletion| (&deletion.orphan, deleted.claim(deletion)))
+            .map(|deletion| (&deletion.orphan, deletion.claim()))
             .collect();
         // Few at a time, so that what was seen counts even if the time ends.
         for unclear in unclear.chunks(AT_ONCE) {
@@ -348,7 +348,7 @@ impl Findings {
         }
         let claims: Vec<(&Orphan, Claim)> = wanted
             .iter()
-            .map(|deletion| (&deletion.orphan, deleted.claim(deletion)))
+            .map(|deletion| (&deletion.orphan, deletion.claim()))
             .collect();
         if claims.is_empty() {
             return;

@@ -386,7 +386,6 @@ impl<J: Journal + Sync> Run<'_, J> {
             return Ok(End::Stopped);
         };
         let mut uploads = self.note_uploads(found);
-        self.warn_of_unused_excludes(&plan);
         let doubted = self
             .doubt(world, latest.as_ref(), &identity, &mut plan)
             .await?;

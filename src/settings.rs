@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::aws::FunctionArn;
+use crate::chain::unsigned;
 use crate::discovery::ColumnName;
 use crate::folders::Folders;
 use crate::guards::{Allowances, Doubts, Limits};
@@ -91,7 +92,10 @@ impl ReportLocation {
 
     /// `s3://bucket/prefix` or a folder.
     fn parse(text: &str) -> Result<Self, String> {
-        let neither = || format!("{text:?} is neither s3://bucket/prefix nor a folder");
+        let neither = || {
+            let shown = unsigned(text);
+            format!("{shown:?} is neither s3://bucket/prefix nor a folder")
+        };
         let Some(rest) = text.strip_prefix("s3://") else {
             // Nobody means a folder called `s3:`.
             if text.contains("://") || text.starts_with("s3:") {

@@ -297,6 +297,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn of_what_was_asked_since_the_rate_fell_a_part_may_be_refused() {
+        let throttle = Throttle::new(PAGES);
+        let began = Instant::now();
+        let at = |milliseconds| sleep_until(began + Duration::from_millis(milliseconds));
+        throttle.refused(1);
+        throttle.taken(100);
+        rate_is(&throttle, 600.0);
+        at(200).await;
+        throttle.refused(11);
+        rate_is(&throttle, 600.0);
+        throttle.refused(1);
+        rate_is(&throttle, 510.0);
+        at(400).await;
+        throttle.taken(100);
+        throttle.refused(11);
+        rate_is(&throttle, 515.0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn turns_come_one_after_the_other_at_the_rate_that_is_known_by_then() {
         let throttle = Throttle::new(DELETIONS);
         let began = Instant::now();
@@ -318,7 +337,7 @@ mod tests {
         let ((), first, second, third) = tokio::join!(learned, turn(2_975), turn(2_975), turn(0));
         assert_eq!((first, second, third), (1_250, 2_250, 3_250));
         // Nobody asks for a while: no more than a moment of it can be made up for.
-        sleep_until(began + Duration::from_secs(60)).await;
+        sleep_until(began + Duration::from_mins(1)).await;
         assert_eq!(turn(2_975).await, 60_000);
         assert_eq!(turn(0).await, 60_998);
     }

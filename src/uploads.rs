@@ -154,9 +154,7 @@ pub async fn abort(
         if left == 0 {
             break;
         }
-        // Each once: one key may have been begun several times.
-        let keys: BTreeSet<&ObjectKey> = window.iter().map(|upload| &upload.key).collect();
-        let keys: Vec<&ObjectKey> = keys.into_iter().collect();
+        let keys: Vec<&ObjectKey> = window.iter().map(|upload| &upload.key).collect();
         // Somebody may go on with an upload whose row stands already.
         let named = match check.referenced(&keys).await {
             Ok(named) if named.len() == keys.len() => named,
@@ -172,6 +170,7 @@ pub async fn abort(
                 return first.or(Some(unchecked));
             }
         };
+        // By key: of several uploads of one, a check may answer for one only.
         let named: BTreeSet<&ObjectKey> = keys
             .into_iter()
             .zip(named)

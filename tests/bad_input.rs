@@ -237,10 +237,13 @@ async fn every_field_of_a_manifests_header_is_needed_and_sealed() {
         let mut without = header.clone();
         without.remove(field);
         let line = refused(&without).await;
-        assert!(
-            line.starts_with(&format!("{not_ours} (missing field `{field}`")),
-            "{line}"
-        );
+        // Manifests of before have no schemas; this one's seal covers them.
+        let expected = if field == "schemas" {
+            "the manifest's header was changed".to_owned()
+        } else {
+            format!("{not_ours} (missing field `{field}`")
+        };
+        assert!(line.starts_with(&expected), "{line}");
         assert!(line.ends_with("; plan again"), "{line}");
 
         let mut wrong = header.clone();
@@ -289,6 +292,94 @@ fn another(value: &Value) -> Value {
         Value::String(text) => json!(format!("{text}x/")),
         other => panic!("a field of another kind: {other}"),
     }
+}
+
+/// The SDK would end the program with a panic: it signs requests with each of them.
+#[tokio::test]
+async fn what_no_request_can_be_signed_with_is_refused_by_the_variables_name() {
+    let world = world().await;
+    let run = uuid::Uuid::now_v7().to_string();
+    for variable in [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+    ] {
+        let line = format!(
+            "{variable}: its value holds a control character, like the end of a line; set it again without"
+        );
+        for value in ["hunter2\n", "hunter2\r", "hunter2\r\n", "hun\u{1}ter2"] {
+            let environment = Environment::of(&world).with(&[(variable, value)]);
+            for arguments in [
+                &["sweep"][..],
+                &["doctor"],
+                &["ranges", "--parts", "2"],
+                &["apply", &run],
+                &["restore", &run],
+                &["report", &run],
+            ] {
+                let ended = environment.cli(arguments).await;
+                assert_eq!(
+                    (ended.code, ended.stdout.as_str(), ended.stderr.as_str()),
+                    (Some(2), "", format!("orphan-sweeper: {line}\n").as_str()),
+                    "{arguments:?}"
+                );
+            }
+        }
+        let environment = Environment::of(&world).with(&[(variable, "hunter2\n")]);
+        let mut function = environment.function().await;
+        let refused = function.invoke("{}").await.error();
+        assert_eq!(refused, ("Config".to_owned(), line));
+        assert!(!function.end().await.contains("hunter2"));
+    }
+    assert_eq!(world.server.requests(), []);
+}
+
+/// A profile's file holds them, too.
+#[tokio::test]
+async fn a_profile_no_request_can_be_signed_with_fails_in_one_line() {
+    let world = world().await;
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let file = folder.path().join("credentials").display().to_string();
+    for (key, token, region, what) in [
+        ("hun\u{1}ter2", "token", "eu-west-3", "access key id"),
+        ("key", "hun\u{1}ter2", "eu-west-3", "session token"),
+        ("key", "token", "hun\u{1}ter2", "region"),
+    ] {
+        let profile = format!(
+            "[default]\naws_access_key_id = {key}\naws_secret_access_key = secret\naws_session_token = {token}\nregion = {region}\n"
+        );
+        std::fs::write(&file, profile).expect("written");
+        let environment = Environment::of(&world)
+            .without("AWS_ACCESS_KEY_ID")
+            .without("AWS_SECRET_ACCESS_KEY")
+            .without("AWS_REGION")
+            .with(&[
+                ("AWS_SHARED_CREDENTIALS_FILE", &file),
+                ("AWS_CONFIG_FILE", &file),
+            ]);
+        let ended = environment.cli(&["sweep"]).await;
+        assert_eq!((ended.code, ended.stderr.lines().count()), (Some(1), 1));
+        let told = format!("{:?}", ended.json()["errors"]);
+        let words = format!("the {what} that AWS's configuration gives holds a control character");
+        assert!(told.contains(&words) && !told.contains("ter2"), "{ended:?}");
+        // Who asks for a secret signs, too, in the secret's own region.
+        if what == "region" {
+            continue;
+        }
+        let secret = "arn:aws:secretsmanager:eu-west-3:123456789012:secret:pictures-AbCdEf";
+        let environment = environment
+            .without("DATABASE_URL")
+            .with(&[("DATABASE_SECRET_ARN", secret)]);
+        let ended = environment.cli(&["doctor"]).await;
+        let found = ended.json();
+        let mut found = found.as_array().expect("a list").iter();
+        let told = found.find(|finding| finding["about"] == "database");
+        let told = told.expect("of the database").to_string();
+        assert!(told.contains(&words) && !told.contains("ter2"), "{ended:?}");
+    }
+    assert_eq!(world.server.requests(), []);
 }
 
 /// What a role is given beside SELECT, and how the doctor says so.

@@ -564,6 +564,10 @@ async fn the_doctor_names_each_sickness_in_one_line() {
         assert!(message.contains("AccessDenied"), "{about}: {message}");
         let problems = found.iter().filter(|(_, verdict, _)| verdict == "problem");
         assert_eq!(problems.count(), 1, "{found:?}");
+        // Without a sample nothing was looked for.
+        let sampled = operation != Operation::ListObjectsV2;
+        let looked = found.iter().any(|(about, ..)| about == "references");
+        assert_eq!(looked, sampled, "{operation:?}: {found:?}");
     }
     world.server.create_bucket("ledgers");
     denied(Operation::PutObject);

@@ -517,4 +517,31 @@ async fn what_cannot_be_shown_is_refused_in_one_line() {
         );
         std::fs::write(&path, sound).expect("written");
     }
+    // What is read while the report is written, too: it names the file and not its own output.
+    let out = world.ledger.path().join("page.html").display().to_string();
+    for file in ["dangling.jsonl", "held_back.jsonl"] {
+        let path = folder(&summary).join(file);
+        std::fs::write(&path, "{\"key\": 1}\n").expect("written");
+        for arguments in [
+            &["--format", "text"][..],
+            &["--format", "html"],
+            &["--out", &out],
+            &["--format", "csv"],
+        ] {
+            let ended = report(&world, arguments).await;
+            if file == "dangling.jsonl" && arguments.contains(&"csv") {
+                assert_eq!(ended.code, Some(0), "a sheet has the orphans only");
+                continue;
+            }
+            let line = format!("orphan-sweeper: {} could not be read: ", path.display());
+            assert!(
+                ended.code == Some(1)
+                    && ended.stderr.starts_with(&line)
+                    && ended.stderr.lines().count() == 1,
+                "{file}, {arguments:?}: {ended:?}"
+            );
+            assert!(!Path::new(&out).exists());
+        }
+        std::fs::remove_file(&path).expect("removed");
+    }
 }

@@ -328,28 +328,30 @@ async fn a_batch_whose_outcome_was_never_written_is_undone_too() {
     assert_eq!((done.restored, done.untouched), (0, 4), "{done:?}");
 }
 
+/// Takes the newest version away: a marker.
+async fn undelete(world: &World, index: usize) {
+    let marker = world.server.versions(BUCKET, &orphan(index))[0]
+        .id()
+        .to_string();
+    let sent = world
+        .client()
+        .delete_object()
+        .bucket(BUCKET)
+        .key(orphan(index))
+        .version_id(marker)
+        .send();
+    sent.await.expect("removed");
+}
+
 #[tokio::test]
 async fn without_an_outcome_only_a_marker_of_the_runs_time_over_the_listed_version_is_undone() {
     let world = world(5).await;
     let run_id = killed(&world).await;
-    let client = world.client();
-    let undelete = async |index: usize| {
-        let marker = world.server.versions(BUCKET, &orphan(index))[0]
-            .id()
-            .to_string();
-        let sent = client
-            .delete_object()
-            .bucket(BUCKET)
-            .key(orphan(index))
-            .version_id(marker)
-            .send();
-        sent.await.expect("removed");
-    };
     // Deleted by somebody else, an hour after and an hour before the run.
-    undelete(0).await;
+    undelete(&world, 0).await;
     world.server.set_clock_skew(SignedDuration::from_hours(1));
     world.server.delete(BUCKET, &orphan(0));
-    undelete(1).await;
+    undelete(&world, 1).await;
     world.server.set_clock_skew(SignedDuration::from_hours(-1));
     world.server.delete(BUCKET, &orphan(1));
     world.server.set_clock_skew(SignedDuration::ZERO);
@@ -390,6 +392,35 @@ async fn a_run_whose_ledger_broke_is_undone_by_its_plan() {
     std::fs::remove_file(Path::new(&report.summary.report).join("outcomes")).expect("removed");
     let done = restore(&world, report.summary.run_id, &Wish::default()).await;
     assert_eq!(done.restored, 3, "{done:?}");
+}
+
+/// The summary says that more was decided than outcomes are left.
+#[tokio::test]
+async fn a_run_whose_outcomes_were_lost_is_undone_by_its_plan() {
+    let world = world(5).await;
+    let report = swept(&world, 5).await;
+    let folder = Path::new(&report.summary.report);
+    // As if it had deleted for an hour.
+    let ended = std::time::SystemTime::now() + std::time::Duration::from_hours(1);
+    let summary = std::fs::File::options()
+        .write(true)
+        .open(folder.join("summary.json"));
+    summary
+        .expect("a summary")
+        .set_modified(ended)
+        .expect("set");
+    world.server.set_clock_skew(SignedDuration::from_mins(55));
+    undelete(&world, 0).await;
+    world.server.delete(BUCKET, &orphan(0));
+    world.server.set_clock_skew(SignedDuration::from_hours(2));
+    undelete(&world, 1).await;
+    world.server.delete(BUCKET, &orphan(1));
+    world.server.set_clock_skew(SignedDuration::ZERO);
+    std::fs::remove_dir_all(folder.join("outcomes")).expect("removed");
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    // The one that was deleted after the run is not its.
+    assert_eq!((done.restored, done.untouched), (4, 1), "{done:?}");
+    assert!(!world.keys().contains(&orphan(1)));
 }
 
 /// The answer was lost, and nobody could look: the run counts the orphans as unknown.

@@ -23,6 +23,10 @@ const SESSION_TOKEN: &str = "IQoJsessiontokenZZZ";
 const SIGNATURE: &str = "0ffee0ffee0ffee0";
 const OF_THE_SECRET: &str = "Batt3ryStaple";
 
+/// Has the server quote the URL in its complaint.
+const A_CAST: &str = "SELECT (url::int)::text FROM signed";
+const A_SIGNED_URL: &str = "https://elsewhere.example.com/ledger?X-Amz-Signature=0ffee0ffee0ffee0";
+
 /// What may stand nowhere. A part is as bad as the whole.
 const SECRETS: &[&str] = &[
     "Tr0ub4dor",
@@ -81,7 +85,10 @@ async fn address(world: &World, role: &str) -> Url {
         .sql(&format!(
             "CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'; GRANT SELECT ON images TO {role}; \
              CREATE TABLE signed (url text); GRANT SELECT ON signed TO {role}; \
-             INSERT INTO signed VALUES ('https://elsewhere.example.com/images/a.png?X-Amz-Signature={SIGNATURE}')"
+             INSERT INTO signed VALUES ('https://elsewhere.example.com/images/a.png?X-Amz-Signature={SIGNATURE}'); \
+             CREATE FUNCTION cry() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN \
+             RAISE WARNING 'look at %', (SELECT url FROM signed); \
+             RAISE EXCEPTION 'not %', (SELECT url FROM signed) USING HINT = (SELECT url FROM signed); END $$"
         ))
         .await;
     let mut url = Url::parse(world.database.url()).expect("a URL");
@@ -116,6 +123,10 @@ async fn world() -> World {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one world and every way to end in it"
+)]
 async fn no_command_tells_a_secret_however_it_ends() {
     let world = world().await;
     let url = address(&world, "secrecy_cli").await;
@@ -156,6 +167,27 @@ async fn no_command_tells_a_secret_however_it_ends() {
             ],
             1,
         ),
+        ("a cast", &["sweep", "--references", A_CAST], 1),
+        ("a cast, examined", &["doctor", "--references", A_CAST], 1),
+        (
+            "no JSON",
+            &[
+                "sweep",
+                "--references",
+                "SELECT url::json->>'a' FROM signed",
+            ],
+            1,
+        ),
+        (
+            "a function that complains",
+            &["sweep", "--references", "SELECT cry()", "--output", "text"],
+            1,
+        ),
+        (
+            "a ledger by a signed URL",
+            &["sweep", "--report", A_SIGNED_URL],
+            2,
+        ),
         ("a bad flag", &["sweep", "--min-age", "x"], 2),
         ("an unknown flag", &["sweep", "--mystery"], 2),
     ] {
@@ -178,6 +210,23 @@ async fn no_command_tells_a_secret_however_it_ends() {
         world.server.heal();
     }
 
+    // What it says of single objects, as far as it quotes what was signed.
+    let error = |of: &str| {
+        format!("<Error>{of}<Code>Odd</Code><Message>see {A_SIGNED_URL}</Message></Error>")
+    };
+    let [a, b] = ["a", "b"].map(|name| error(&format!("<Key>images/{name}.png</Key>")));
+    let refused = Effect::Answer {
+        status: 200,
+        body: format!("<DeleteResult>{a}{b}</DeleteResult>"),
+    };
+    // Behind the probe.
+    let batch = Fault::new(Operation::DeleteObjects, refused).nth(2);
+    world.server.inject(batch);
+    let ended = environment().cli(&["sweep"]).await;
+    assert_eq!(ended.json()["failed"], 2, "{}", ended.stdout);
+    said.run("refused objects", &ended);
+    world.server.heal();
+
     // To the end, and back.
     let planned = environment().cli(&["plan"]).await;
     let run_id = planned.json()["run_id"].as_str().expect("an id").to_owned();
@@ -191,11 +240,28 @@ async fn no_command_tells_a_secret_however_it_ends() {
     said.run("sweep", &swept);
     let swept_id = swept.json()["run_id"].as_str().expect("an id").to_owned();
     let last = environment();
+    world.server.inject(Fault::new(
+        Operation::DeleteObject,
+        Effect::Answer {
+            status: 403,
+            body: error(""),
+        },
+    ));
+    let refused = last.cli(&["restore", &swept_id]).await;
+    assert_eq!(refused.json()["failed"], 1, "{}", refused.stdout);
+    said.run("a refused restoration", &refused);
+    world.server.heal();
     said.run("restore", &last.cli(&["restore", &swept_id]).await);
     said.files(&world, &last);
 
     // It was searched at all, where it was talkative.
-    for word in ["DEBUG", "images/a.png", "elsewhere.example.com"] {
+    for word in [
+        "DEBUG",
+        "images/a.png",
+        "elsewhere.example.com",
+        r#"for type integer: \"https://elsewhere.example.com/images/a.png?…\""#,
+        "look at https://elsewhere.example.com/images/a.png?…",
+    ] {
         assert!(said.0.contains(word), "{word}");
     }
 }
@@ -349,6 +415,14 @@ async fn neither_does_the_function_nor_what_reads_a_secret() {
                 ("SWEEPER_REFERENCES", "SELECT url FROM signed"),
                 ("SWEEPER_REFERENCE_FORM", "url"),
             ]),
+        ),
+        (
+            "a cast",
+            talkative(&world, url.as_str()).with(&[("SWEEPER_REFERENCES", A_CAST)]),
+        ),
+        (
+            "a function that complains",
+            talkative(&world, url.as_str()).with(&[("SWEEPER_REFERENCES", "SELECT cry()")]),
         ),
     ] {
         let mut function = environment.function().await;

@@ -255,7 +255,7 @@ async fn what_the_function_did_not_do_is_not_counted_and_told_with_the_way_on() 
     let claimed = json!({"status": "completed", "restored": 1, "errors": []});
     let refused = json!({"status": "incomplete", "restored": 0, "failed": 1, "errors": [
         {"key": LATE, "code": "AccessDenied", "message": "no s3:DeleteObjectVersion"}]});
-    let failed = json!({"errorType": "Ledger", "errorMessage": "there is no plan.jsonl"});
+    let failed = json!({"errorType": "Ledger", "errorMessage": "there is no https://h/plan.jsonl?X-Amz-Signature=0ffee"});
     for (says, code, words) in [
         (
             Says::Words(403, None, denied),
@@ -275,7 +275,7 @@ async fn what_the_function_did_not_do_is_not_counted_and_told_with_the_way_on() 
         (
             Says::Words(200, Some("Unhandled"), failed),
             "Ledger",
-            "there is no plan.jsonl",
+            "there is no https://h/plan.jsonl?…",
         ),
         (
             Says::Words(200, None, json!("hello")),

@@ -69,8 +69,12 @@ impl Archive {
     /// # Errors
     /// It cannot be read.
     pub async fn lines(&self, run_id: Uuid, file: &str) -> Result<Option<Lines>, ArchiveError> {
-        let fetched = self.fetch(&Self::name(run_id, file)).await?;
-        Ok(fetched.map(|fetched| Lines(BufReader::new(fetched.file))))
+        let name = Self::name(run_id, file);
+        let fetched = self.fetch(&name).await?;
+        Ok(fetched.map(|fetched| Lines {
+            file: BufReader::new(fetched.file),
+            place: self.shown(&name),
+        }))
     }
 
     /// What restorations of the run gave back, in order of time.
@@ -153,16 +157,28 @@ impl fmt::Display for GivenBack {
 
 /// Objects of JSON, one a line.
 #[derive(Debug)]
-pub struct Lines(BufReader<File>);
+pub struct Lines {
+    file: BufReader<File>,
+    place: String,
+}
 
 impl Lines {
     /// The next one.
     ///
     /// # Errors
-    /// The file cannot be read, or holds something else.
+    /// The file cannot be read, or holds something else: an [`ArchiveError`] that names it.
     pub fn next_line<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        self.read().map_err(|source| {
+            io::Error::other(ArchiveError::Unreadable {
+                place: self.place.clone(),
+                source: source.into(),
+            })
+        })
+    }
+
+    fn read<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let mut line = String::new();
-        if self.0.read_line(&mut line)? == 0 {
+        if self.file.read_line(&mut line)? == 0 {
             return Ok(None);
         }
         Ok(Some(serde_json::from_str(&line)?))

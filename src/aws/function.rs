@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::arn::Arn;
 use super::ask::{Question, ask};
 use super::{Patience, RESERVED};
-use crate::chain::chain;
+use crate::chain::{chain, unsigned};
 use crate::delegate::{Refused, Restorer};
 use crate::hands::LookError;
 use crate::key::ObjectKey;
@@ -92,7 +92,7 @@ impl UndoFunction {
     fn failed(&self, code: impl Into<String>, message: &str) -> LookError {
         LookError {
             code: Some(code.into()),
-            message: format!("the undo function {}: {message}", self.arn),
+            message: format!("the undo function {}: {}", self.arn, unsigned(message)),
         }
     }
 }

@@ -58,5 +58,5 @@ async fn configuration(region: Option<&str>, patience: Patience) -> SdkConfig {
     if let Some(region) = region {
         loader = loader.region(Region::new(region.to_owned()));
     }
-    loader.load().await
+    s3::signable(loader.load().await)
 }

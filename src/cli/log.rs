@@ -11,6 +11,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::chain::unsigned;
 use crate::key::escape;
 use crate::postgres::TALKATIVE;
 
@@ -32,11 +33,12 @@ where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     let fields = format::debug_fn(|writer, field, value| {
-        let value = escape(&format!("{value:?}"));
+        let value = format!("{value:?}");
         if field.name() == "message" {
-            write!(writer, "{value}")
+            // Of a library it may be what a server said.
+            write!(writer, "{}", escape(&unsigned(&value)))
         } else {
-            write!(writer, "{}={value}", field.name())
+            write!(writer, "{}={}", field.name(), escape(&value))
         }
     });
     tracing_subscriber::fmt::layer()

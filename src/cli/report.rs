@@ -5,13 +5,12 @@ use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use indicatif::{HumanBytes, HumanCount};
 use uuid::Uuid;
 
 use super::state_folder;
-use crate::archive::Archive;
+use crate::archive::{Archive, ArchiveError};
 use crate::key::{escape, escape_json};
 use crate::pages::{Pages, PagesError, age, figure, html, sheet, sign};
 use crate::s3;
@@ -85,12 +84,20 @@ pub(super) async fn report(args: ReportArgs) -> anyhow::Result<u8> {
             let mut stdout = BufWriter::new(io::stdout().lock());
             write(&mut stdout, &mut pages, format)
                 .and_then(|()| stdout.flush())
-                .context("could not write to standard output")?;
+                .map_err(|error| unwritten(error, "to standard output"))?;
         }
         Some(path) => to_file(path, &mut pages, format)
-            .with_context(|| format!("could not write {}", path.display()))?,
+            .map_err(|error| unwritten(error, &path.display().to_string()))?,
     }
     Ok(0)
+}
+
+/// Why nothing was written: what was to be written could not be read, or the place.
+fn unwritten(error: io::Error, place: &str) -> anyhow::Error {
+    match error.downcast::<ArchiveError>() {
+        Ok(unreadable) => unreadable.into(),
+        Err(error) => anyhow::Error::from(error).context(format!("could not write {place}")),
+    }
 }
 
 fn format(args: &ReportArgs) -> Result<Format, ConfigError> {

@@ -143,58 +143,63 @@ fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
         }
     }
     if let Some(uploads) = uploads.filter(|uploads| uploads.found > 0) {
-        write!(
-            to,
-            "{:<16}{:>14}  never completed, {} of them older than the cutoff",
-            "uploads",
-            HumanCount(uploads.found).to_string(),
-            HumanCount(uploads.old)
-        )?;
-        if uploads.measured > 0 {
-            let some = if uploads.measured < uploads.old {
-                " at least"
-            } else {
-                ""
-            };
-            write!(to, " with{some} {}", HumanBytes(uploads.bytes))?;
-        }
-        if uploads.named > 0 {
-            write!(
-                to,
-                "; {} left alone, a row names their key",
-                HumanCount(uploads.named)
-            )?;
-        }
-        let UploadCounts {
-            named,
-            aborted,
-            gone,
-            failed,
-            ..
-        } = uploads;
-        for (count, became) in [
-            (aborted, "aborted"),
-            (gone, "gone meanwhile"),
-            (failed, "not confirmed"),
-        ] {
-            if count > 0 {
-                write!(to, "; {} {became}", HumanCount(count))?;
-            }
-        }
-        let left = uploads.old.saturating_sub(named + aborted + gone + failed);
-        if left > 0 {
-            write!(
-                to,
-                "; {} left (--abort-uploads, at most --max-delete)",
-                HumanCount(left)
-            )?;
-        }
-        writeln!(to)?;
+        incomplete(to, &uploads)?;
     }
     if let Some(applied) = applied {
         writeln!(to, "{:<16}{applied}", "applied")?;
     }
     Ok(())
+}
+
+/// Uploads that were never completed.
+fn incomplete(to: &mut impl Write, uploads: &UploadCounts) -> io::Result<()> {
+    write!(
+        to,
+        "{:<16}{:>14}  never completed, {} of them older than the cutoff",
+        "uploads",
+        HumanCount(uploads.found).to_string(),
+        HumanCount(uploads.old)
+    )?;
+    if uploads.measured > 0 {
+        let some = if uploads.measured < uploads.old {
+            " at least"
+        } else {
+            ""
+        };
+        write!(to, " with{some} {}", HumanBytes(uploads.bytes))?;
+    }
+    if uploads.named > 0 {
+        write!(
+            to,
+            "; {} left alone, a row names their key",
+            HumanCount(uploads.named)
+        )?;
+    }
+    let &UploadCounts {
+        named,
+        aborted,
+        gone,
+        failed,
+        ..
+    } = uploads;
+    for (count, became) in [
+        (aborted, "aborted"),
+        (gone, "gone meanwhile"),
+        (failed, "not confirmed"),
+    ] {
+        if count > 0 {
+            write!(to, "; {} {became}", HumanCount(count))?;
+        }
+    }
+    let left = uploads.old.saturating_sub(named + aborted + gone + failed);
+    if left > 0 {
+        write!(
+            to,
+            "; {} left (--abort-uploads, at most --max-delete)",
+            HumanCount(left)
+        )?;
+    }
+    writeln!(to)
 }
 
 fn headline(summary: &Summary) -> String {

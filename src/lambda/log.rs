@@ -11,6 +11,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::chain::unsigned;
 use crate::key::escape_json;
 use crate::postgres::TALKATIVE;
 
@@ -95,11 +96,16 @@ struct Fields<'line>(&'line mut Map<String, Value>);
 
 impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, json!(format!("{value:?}")));
+        self.record_str(field, &format!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, json!(value));
+        if field.name() == "message" {
+            // Of a library it may be what a server said.
+            self.put(field, json!(unsigned(value)));
+        } else {
+            self.put(field, json!(value));
+        }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {

@@ -294,6 +294,7 @@ impl Database {
         connection: &mut PgConnection,
         isolation: Isolation,
     ) -> Result<(), DatabaseError> {
+        const TRIED: &str = "set what the role sets";
         let isolation = match isolation {
             Isolation::RepeatableRead => "REPEATABLE READ",
             Isolation::ReadCommitted => "READ COMMITTED",
@@ -323,7 +324,6 @@ impl Database {
                 .await
                 .map_err(statement("begin a transaction"))?;
         }
-        const TRIED: &str = "set what the role sets";
         let mut settings = Vec::new();
         for row in own {
             let name: String = row.try_get(0).map_err(statement(TRIED))?;

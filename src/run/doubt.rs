@@ -35,7 +35,7 @@ impl<J: Journal + Sync> Run<'_, J> {
 
     /// Tells of globs that were to protect something and match nothing: one may be misspelt. (A
     /// part of a distributed run sees only a part.)
-    pub(super) fn warn_of_unused_excludes(&self, plan: &Plan) {
+    fn warn_of_unused_excludes(&self, plan: &Plan) {
         let scope = &self.settings.scope;
         if *scope.range() != KeyRange::default() {
             return;
@@ -61,6 +61,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         identity: &Identity,
         plan: &mut Plan,
     ) -> Result<Doubted, RunError> {
+        self.warn_of_unused_excludes(plan);
         if let Some(latest) = latest {
             let now = plan.counts().referenced;
             let doubts = &self.settings.doubts;

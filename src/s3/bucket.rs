@@ -23,7 +23,7 @@ use jiff::fmt::rfc2822;
 use thiserror::Error;
 
 use super::page;
-use crate::chain::chain;
+use crate::chain::{chain, unsigned};
 use crate::guards::Versioning;
 use crate::hands::{Current, Look, LookError};
 use crate::key::{ObjectKey, Prefix};
@@ -76,14 +76,10 @@ where
                     status => Some(format!("Http{status}")),
                 }
             });
-            let message = service
-                .err()
-                .message()
-                .unwrap_or("S3 gave no reason")
-                .to_owned();
+            let message = service.err().message().unwrap_or("S3 gave no reason");
             Said {
                 code,
-                message,
+                message: unsigned(message).into_owned(),
                 status,
             }
         }

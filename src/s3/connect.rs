@@ -10,6 +10,8 @@ use aws_sdk_s3::config::{Builder, RequestChecksumCalculation, SharedHttpClient};
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
+use super::signable::signable;
+
 /// How long one attempt at a request may take. `DeleteObjects` of 1,000 keys takes S3 well
 /// under this.
 const ATTEMPT: Duration = Duration::from_secs(20);
@@ -23,7 +25,7 @@ const ATTEMPTS: u32 = 6;
 /// addressed in path style and needs no region.
 pub async fn connect() -> Client {
     let loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http_client());
-    client(&loader.load().await)
+    client(&signable(loader.load().await))
 }
 
 /// What speaks HTTP and TLS for the SDK.

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 
 use super::bucket::{Bucket, said, timestamp};
+use crate::chain::unsigned;
 use crate::hands::{BatchFault, Current, Delete, Look, LookError};
 use crate::key::ObjectKey;
 use crate::object::Orphan;
@@ -123,7 +124,7 @@ impl Delete for Deleter {
                 Some(KeyError {
                     key: error.key?,
                     code: error.code.unwrap_or_else(|| "NoCode".to_owned()),
-                    message: error.message.unwrap_or_default(),
+                    message: unsigned(&error.message.unwrap_or_default()).into_owned(),
                 })
             });
         Ok(BatchAnswer {

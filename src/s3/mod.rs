@@ -8,6 +8,7 @@ mod get;
 pub mod page;
 mod put;
 mod retention;
+mod signable;
 mod undelete;
 mod uploads;
 
@@ -18,4 +19,5 @@ pub use connect::{client, connect, http_client};
 pub use delete::Deleter;
 pub use get::{GetError, folders, get_file, names};
 pub use put::{PutError, put, put_file};
+pub use signable::signable;
 pub use undelete::Undeleter;

@@ -153,6 +153,16 @@ impl Setting {
     }
 }
 
+/// What AWS's own library signs requests with. It ends the program where no request can hold
+/// the value.
+const SIGNS: [&str; 5] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+];
+
 /// A setting that cannot be used. Nothing was read or touched.
 #[derive(Debug, Error)]
 #[error("{origin}: {problem}")]
@@ -193,13 +203,21 @@ impl RawSettings {
     ///
     /// # Errors
     /// A variable that begins with `SWEEPER_`, in any case, and is not known, or whose value
-    /// is not text: a typing mistake in `SWEEPER_DRY_RUN` must never become a deletion.
+    /// is not text: a typing mistake in `SWEEPER_DRY_RUN` must never become a deletion. Or one
+    /// of AWS's that no request can be signed with.
     pub fn from_environment(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
         let mut raw = Self::default();
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
+            if SIGNS.contains(&name.as_str()) && value.to_string_lossy().contains(char::is_control)
+            {
+                return Err(ConfigError::new(
+                    name,
+                    "its value holds a control character, like the end of a line; set it again without",
+                ));
+            }
             let ours = name.to_ascii_uppercase().starts_with("SWEEPER_");
             let setting = Setting::ALL
                 .into_iter()

@@ -664,7 +664,10 @@ fn past(run: &RunState) -> Past {
     Past {
         manifest: Manifest::read(&run.written[..]).expect("a manifest of ours"),
         outcomes: outcomes.finish().expect("a file"),
-        ending: run.ending.clone().map(|status| Ending { status }),
+        ending: run.ending.clone().map(|status| Ending {
+            status,
+            ..Ending::default()
+        }),
         last_written: run.last_written.expect("written"),
     }
 }
