@@ -535,6 +535,7 @@ async fn the_doctor_finds_a_healthy_world_healthy_and_changes_nothing() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one sickness after the other")]
 async fn the_doctor_names_each_sickness_in_one_line() {
     let world = healthy().await;
     let denied = |operation| {

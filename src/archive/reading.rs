@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::Path;
 
-use indicatif::HumanCount;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -132,12 +131,7 @@ impl fmt::Display for GivenBack {
         if let Some(at) = self.at {
             write!(f, "{at:.0}: ")?;
         }
-        write!(
-            f,
-            "{} of {} given back",
-            HumanCount(self.restored),
-            HumanCount(self.planned)
-        )?;
+        write!(f, "{} of {} given back", self.restored, self.planned)?;
         for (count, word) in [
             (self.present, "present"),
             (self.newer, "newer"),
@@ -148,7 +142,7 @@ impl fmt::Display for GivenBack {
             (self.deferred, "deferred"),
         ] {
             if count > 0 {
-                write!(f, ", {} {word}", HumanCount(count))?;
+                write!(f, ", {count} {word}")?;
             }
         }
         Ok(())

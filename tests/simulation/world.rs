@@ -288,11 +288,8 @@ impl Pages for Hands {
 }
 
 impl Hands {
-    fn make_page(&self, state: &mut State, start: &PageStart) -> Result<Page, ListError> {
-        let unanswered = |code: &str| ListError::Storage {
-            context: code.to_owned(),
-            source: None,
-        };
+    /// Whether a page is refused because too many are asked for.
+    fn slow_down_pages(&self, state: &mut State) -> Result<(), ListError> {
         let slow_down = ListError::SlowDown {
             context: "SlowDown: simulated".to_owned(),
         };
@@ -300,22 +297,30 @@ impl Hands {
             state.runs[self.run].burst -= 1;
             return Err(slow_down);
         }
-        let kinds = [
-            Kind::PageUnanswered,
-            Kind::PagesSlowDownBurst,
-            Kind::PagesSlowDownForever,
-            Kind::CredentialsExpire,
-        ];
-        match self.fires(state, &kinds) {
-            Some(Kind::PageUnanswered) => return Err(unanswered("no answer: timed out")),
+        match self.fires(
+            state,
+            &[Kind::PagesSlowDownBurst, Kind::PagesSlowDownForever],
+        ) {
             Some(Kind::PagesSlowDownBurst) => {
                 state.runs[self.run].burst = 5;
-                return Err(slow_down);
+                Err(slow_down)
             }
-            Some(Kind::PagesSlowDownForever) => return Err(slow_down),
+            Some(_) => Err(slow_down),
+            None => Ok(()),
+        }
+    }
+
+    fn make_page(&self, state: &mut State, start: &PageStart) -> Result<Page, ListError> {
+        let unanswered = |code: &str| ListError::Storage {
+            context: code.to_owned(),
+            source: None,
+        };
+        match self.fires(state, &[Kind::PageUnanswered, Kind::CredentialsExpire]) {
+            Some(Kind::PageUnanswered) => return Err(unanswered("no answer: timed out")),
             Some(_) => return Err(unanswered("ExpiredToken")),
             None => {}
         }
+        self.slow_down_pages(state)?;
         let (after, continued) = match start {
             PageStart::After(after) => (after.as_ref().map(|key| key.as_str().to_owned()), None),
             PageStart::Token(token) => (Some(key_of(token)), Some(token)),
