@@ -7,7 +7,7 @@
 use crate::hands::LookError;
 use crate::key::ObjectKey;
 use crate::object::Orphan;
-use crate::undelete::{Claim, TakeBack, Undelete, Undone, undelete_all};
+use crate::undelete::{Claim, NULL_VERSION, TakeBack, Undelete, Undone, undelete_all};
 
 /// Keys in one request. The longest keys, with every byte escaped, make 3 MiB of it, of the
 /// 6 MiB that Lambda takes.
@@ -46,12 +46,13 @@ impl<U: Undelete + Sync, R: Restorer> TakeBack for Delegated<U, R> {
             let keys: Vec<&ObjectKey> = deletions.iter().map(|(orphan, _)| &orphan.key).collect();
             let answer = self.restorer.restore(&keys).await;
             let seen = undelete_all(&self.looks, deletions, true).await;
-            for ((orphan, _), seen) in deletions.iter().zip(seen) {
+            for ((orphan, claim), seen) in deletions.iter().zip(seen) {
+                let is_its_own = matches!(claim, Claim::Marker(id) if id != NULL_VERSION);
                 ended.push(match seen {
                     // The marker still stands: nobody removed it.
                     Ok(Undone::Restorable) => Err(why(&orphan.key, &answer)),
                     // What was deleted is current, so it was given back.
-                    Ok(Undone::Present) => Ok(Undone::Restored),
+                    Ok(Undone::Present) if is_its_own => Ok(Undone::Restored),
                     seen => seen,
                 });
             }

@@ -334,10 +334,15 @@ fn check_length(name: &str, key: &str) -> Result<(), NameError> {
 }
 
 /// The path that a client asks for, where it is not the one that is written: without dot
-/// segments, and without the blanks at its end (<https://url.spec.whatwg.org/#url-parsing>).
+/// segments and the blanks at its end, with `/` for a backslash (<https://url.spec.whatwg.org/#url-parsing>).
 fn resolved(raw: &str) -> Option<String> {
     let is_blank = |c: char| c <= ' ';
-    if !raw.contains("/.") && !raw.starts_with('.') && !raw.contains(is_blank) {
+    let is_plain = !raw.contains("/.")
+        && !raw.starts_with('.')
+        && !raw.contains(is_blank)
+        && !raw.contains('\\')
+        && !raw.to_ascii_lowercase().contains("%2e");
+    if is_plain {
         return None;
     }
     let url = Url::parse(&format!("http://host/{raw}")).ok()?;
@@ -435,11 +440,13 @@ mod tests {
             ("s3://pics/a\tb.png", "ab.png"),
             ("s3://pics/x/../a.png", "a.png"),
             ("s3://pics/./x/.//a.png", "x//a.png"),
+            ("s3://pics/x\\2026\\a.png", "x/2026/a.png"),
+            ("s3://pics/x/%2E./a.png", "a.png"),
             ("s3://pics/x/..", ""),
         ] {
             let keys = keys(name);
             let written = name.strip_prefix("s3://pics/").unwrap();
-            assert_eq!(keys[0], written);
+            assert_eq!(keys[0], written.replace("%2E", "."));
             let is_read = keys.iter().any(|key| key == resolved);
             assert_eq!(is_read, !resolved.is_empty(), "{keys:?}");
         }

@@ -291,8 +291,9 @@ pub struct Findings {
     pub counts: Rechecked,
     /// The first, by name.
     pub problems: Vec<Problem>,
-    /// The bytes of those that stand there again in place of below their marker.
-    pub restored_bytes: u64,
+    /// The bytes of those that are not to be recovered any more: they are current again, or
+    /// something newer stands there.
+    pub settled_bytes: u64,
 }
 
 /// Asks the primary for everything that was deleted, and takes back what a row names, where
@@ -356,13 +357,20 @@ impl Findings {
         let ended = hands.take_back(&claims).await;
         self.problems.truncate(first);
         for (deletion, ended) in wanted.into_iter().zip(ended) {
-            let how = told(ended);
-            if how.is_ok() {
-                self.counts.restored += 1;
-                if deletion.fate(deleted.versioning) == Fate::Undoable {
-                    self.restored_bytes += deletion.orphan.size;
-                }
+            let is_undoable = deletion.fate(deleted.versioning) == Fate::Undoable;
+            let is_settled = matches!(
+                ended,
+                Ok(Undone::Restored | Undone::Present | Undone::Newer | Undone::Lost)
+            );
+            if is_undoable && is_settled {
+                self.settled_bytes += deletion.orphan.size;
             }
+            let how = match ended {
+                // Nobody took a marker away: the same bytes were uploaded again.
+                Ok(Undone::Present) if !is_undoable => Err("it stands there again".to_owned()),
+                ended => told(ended),
+            };
+            self.counts.restored += u64::from(how.is_ok());
             match how {
                 Ok(how) | Err(how) => self.tell(&deletion.orphan, &how),
             }
@@ -564,12 +572,17 @@ mod tests {
             let mut findings = Findings::default();
             recheck(&mut remembered, &world, &world, &mut findings).now_or_never().unwrap().unwrap();
             let named: Vec<_> = (0..).zip(&cases).filter(|(_, (outcome, named, _))| is_deleted(outcome) && *named).collect();
-            let is_back = |outcome: &Outcome, end: Option<Undone>| !is_final(outcome) && matches!(end, Some(Undone::Restored | Undone::Present));
+            let undoable = |outcome: &Outcome| matches!(outcome, Outcome::Deleted { marker: Some(marker) } if marker != "null");
+            let is_back = |outcome: &Outcome, end: Option<Undone>| match end {
+                Some(Undone::Restored) => !is_final(outcome),
+                Some(Undone::Present) => undoable(outcome),
+                _ => false,
+            };
             let back = named.iter().filter(|(_, (outcome, _, end))| is_back(outcome, *end)).count();
             prop_assert_eq!(findings.counts, Rechecked { referenced: named.len() as u64, restored: back as u64 });
-            let undoable = |outcome: &Outcome| matches!(outcome, Outcome::Deleted { marker: Some(marker) } if marker != "null");
-            let bytes: u64 = named.iter().filter(|(_, (outcome, _, end))| is_back(outcome, *end) && undoable(outcome)).map(|(number, _)| orphan(*number).size).sum();
-            prop_assert_eq!(findings.restored_bytes, bytes);
+            let is_settled = |end: Option<Undone>| matches!(end, Some(Undone::Restored | Undone::Present | Undone::Newer | Undone::Lost));
+            let bytes: u64 = named.iter().filter(|(_, (outcome, _, end))| is_settled(*end) && undoable(outcome)).map(|(number, _)| orphan(*number).size).sum();
+            prop_assert_eq!(findings.settled_bytes, bytes);
             prop_assert_eq!(findings.problems.len(), named.len().min(MAX_PROBLEMS));
             for problem in &findings.problems {
                 let key = problem.key.as_ref().unwrap();

@@ -421,7 +421,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             cutoff,
             listed_since: Some(listed_since),
             conditional: false,
-            started,
+            storage_now,
             began,
             versioning,
         };

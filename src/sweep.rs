@@ -135,8 +135,8 @@ pub struct Judged {
     /// Whether the storage itself compares the entity tag in the act of deleting. Where it does
     /// not, each object is looked at just before its batch.
     pub conditional: bool,
-    /// The lower of the local clock and S3's when the run started.
-    pub started: Timestamp,
+    /// S3's clock when the run asked for it.
+    pub storage_now: Timestamp,
     /// When that was known.
     pub began: Instant,
     /// Whether the bucket keeps what is deleted, so that its versions tell of a deletion.
@@ -149,8 +149,8 @@ impl Judged {
     fn now(&self) -> Timestamp {
         SignedDuration::try_from(self.began.elapsed())
             .ok()
-            .and_then(|elapsed| self.started.checked_add(elapsed - CLOCKS_VARY).ok())
-            .unwrap_or(self.started)
+            .and_then(|elapsed| self.storage_now.checked_add(elapsed - CLOCKS_VARY).ok())
+            .unwrap_or(self.storage_now)
     }
 
     /// Until when the listing may be rested on; `None` when the ages are to be read again.
@@ -372,7 +372,7 @@ mod tests {
             cutoff: Timestamp::UNIX_EPOCH,
             listed_since: None,
             conditional: true,
-            started: Timestamp::UNIX_EPOCH,
+            storage_now: Timestamp::UNIX_EPOCH,
             began: Instant::now(),
             versioning: Versioning::Enabled,
         };

@@ -18,6 +18,9 @@ const MEASURED: usize = 100;
 /// Uploads that one run aborts; the next run goes on.
 const MAX_ABORTED: usize = 10_000;
 
+/// The code of what went wrong where the database was not to be asked.
+pub(crate) const NOT_CHECKED: &str = "NotChecked";
+
 /// Uploads whose keys the database is asked about at once, just before they are aborted.
 const WINDOW: usize = 1_000;
 
@@ -164,7 +167,7 @@ pub async fn abort(
                     |error| chain(&error),
                 );
                 let unchecked = LookError {
-                    code: Some("NotChecked".to_owned()),
+                    code: Some(NOT_CHECKED.to_owned()),
                     message,
                 };
                 return first.or(Some(unchecked));

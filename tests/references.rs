@@ -488,6 +488,11 @@ async fn names_of_another_database_by_dblink_are_refused() {
         failure(&report)
     );
     assert_eq!((world.keys().len(), deletions(&world)), (3, 0));
+    // A name that only looks like it is none.
+    let columns =
+        "SELECT dblink_name FROM (SELECT name AS dblink_name FROM images) AS dblink_images";
+    let report = world.run(&[(Setting::References, columns)]).await;
+    assert_eq!(report.summary.status, Status::Completed, "{report:?}");
 }
 
 /// What a parallel worker locks it does not lock for long.
@@ -618,6 +623,12 @@ async fn rows_that_a_function_hides_from_itself_end_the_run() {
         "{failure}"
     );
     assert_eq!(world.keys(), ["a.png", "b.png"]);
+    // One that turns it off hides nothing.
+    world
+        .sql("ALTER FUNCTION names() SET row_security = false")
+        .await;
+    let report = world.run(&[]).await;
+    assert_eq!(report.summary.status, Status::Completed, "{report:?}");
 }
 
 #[tokio::test]

@@ -665,7 +665,7 @@ async fn people_are_told_what_is_kept_and_that_it_is_theirs_to_copy_back() {
     );
     let kept = line(&swept.stdout, "kept").expect("a line");
     assert!(kept.starts_with("kept 28 B below"), "{kept}");
-    assert_eq!(line(&swept.stdout, "free or kept"), None);
+    assert_eq!(line(&swept.stdout, "the rest"), None);
     let run_id = line(&swept.stdout, "run").expect("its id");
     let run_id = run_id.trim_start_matches("run ");
     let restored = environment
@@ -685,8 +685,11 @@ async fn people_are_told_what_is_kept_and_that_it_is_theirs_to_copy_back() {
         Effect::access_denied(),
     ));
     let swept = environment.cli(&["sweep", "--output", "text"]).await;
-    let unclear = line(&swept.stdout, "free or kept").expect("a line");
-    assert!(unclear.starts_with("free or kept 14 B nobody"), "{unclear}");
+    let unclear = line(&swept.stdout, "the rest").expect("a line");
+    assert!(
+        unclear.starts_with("the rest 14 B current again, or nobody"),
+        "{unclear}"
+    );
 }
 
 /// The rights to look at versions are not everybody's.

@@ -354,7 +354,7 @@ impl Case {
             cutoff: at(CUTOFF),
             listed_since: self.listed_since,
             conditional: self.conditional,
-            started: at(CUTOFF),
+            storage_now: at(CUTOFF),
             began: self.began,
             versioning: Versioning::Enabled,
         };
@@ -1056,7 +1056,7 @@ async fn sweep_oddly(case: &Case, oddity: Oddity, versioning: Versioning) -> Swe
         cutoff: at(CUTOFF),
         listed_since: case.listed_since,
         conditional: case.conditional,
-        started: at(CUTOFF),
+        storage_now: at(CUTOFF),
         began: case.began,
         versioning,
     };
@@ -1181,7 +1181,7 @@ async fn each_batch_is_written_down_under_a_number_of_its_own() {
         cutoff: at(CUTOFF),
         listed_since: case.listed_since,
         conditional: case.conditional,
-        started: at(CUTOFF),
+        storage_now: at(CUTOFF),
         began: case.began,
         versioning: Versioning::Enabled,
     };

@@ -131,9 +131,9 @@ fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
                 "below delete markers that nothing shows to be the run's; to be copied back by hand, as `restore` tells",
             ),
             (
-                "free or kept",
+                "the rest",
                 summary.counts.deleted_bytes.saturating_sub(told),
-                "nobody could tell; `restore` with --dry-run looks again",
+                "current again, or nobody could tell; `restore` with --dry-run looks again",
             ),
         ] {
             if bytes > 0 {

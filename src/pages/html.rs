@@ -145,7 +145,7 @@ fn summary(to: &mut impl Write, told: &Told) -> io::Result<()> {
     if told.recoverable_bytes > 0 {
         writeln!(
             to,
-            "<p>{} can be brought back: <code>orphan-sweeper restore</code> with this run's id.</p>",
+            "<p>{} could be brought back when the run ended: <code>orphan-sweeper restore</code> with this run's id.</p>",
             HumanBytes(told.recoverable_bytes)
         )?;
     }

@@ -270,8 +270,17 @@ impl Database {
         Ok(self.access.address().await?)
     }
 
-    /// A new connection, outside of any transaction.
+    /// A new connection, in a transaction that only asks. (Outside of any, a pooler may change
+    /// the server between the two messages of one question.)
     pub(super) async fn connect(&self) -> Result<PgConnection, DatabaseError> {
+        let mut connection = self.reach().await?;
+        execute(&mut connection, "BEGIN READ ONLY".to_owned())
+            .await
+            .map_err(statement("begin a transaction"))?;
+        Ok(connection)
+    }
+
+    async fn reach(&self) -> Result<PgConnection, DatabaseError> {
         let refused = match open(&self.url().await?).await {
             Err(error) if is_sign_in(&error) => error,
             opened => return opened.map_err(unreached),
@@ -288,7 +297,7 @@ impl Database {
         open(&url).await.map_err(unreached)
     }
 
-    /// Begins a transaction that cannot write, sees every row or fails, and ends in time.
+    /// Begins, in the place of the one that only asks, a transaction that cannot write, sees every row or fails, and ends in time.
     pub(super) async fn begin(
         &self,
         connection: &mut PgConnection,
@@ -307,9 +316,19 @@ impl Database {
             .fetch_all(&mut *connection)
             .await
             .map_err(statement("read the settings of the role"))?;
+        let mut settings = Vec::new();
+        for row in own {
+            let name: String = row.try_get(0).map_err(statement(TRIED))?;
+            let value: String = row.try_get(1).map_err(statement(TRIED))?;
+            settings.push((name, value));
+        }
+        // An address comes before the role, as with every other client.
+        let url = self.url().await?;
+        settings.extend(overridden_in(url.0.get_options().unwrap_or_default()));
         // Row level security would silently filter rows; off, it makes that an error:
         // https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-ROW-SECURITY
         for text in [
+            "COMMIT".to_owned(),
             format!("BEGIN TRANSACTION ISOLATION LEVEL {isolation} READ ONLY"),
             "SET LOCAL row_security = off".to_owned(),
             // What a function reads in a parallel worker is locked by that worker only, and no
@@ -324,15 +343,6 @@ impl Database {
                 .await
                 .map_err(statement("begin a transaction"))?;
         }
-        let mut settings = Vec::new();
-        for row in own {
-            let name: String = row.try_get(0).map_err(statement(TRIED))?;
-            let value: String = row.try_get(1).map_err(statement(TRIED))?;
-            settings.push((name, value));
-        }
-        // An address comes before the role, as with every other client.
-        let url = self.url().await?;
-        settings.extend(overridden_in(url.0.get_options().unwrap_or_default()));
         for (name, value) in settings {
             let text = format!("SET LOCAL {name} = {}", literal(&value));
             execute(connection, text).await.map_err(statement(TRIED))?;

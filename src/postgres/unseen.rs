@@ -20,7 +20,7 @@ const HIDDEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', 
     WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relrowsecurity \
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
     AND (current_setting('row_security') <> 'off' OR EXISTS (SELECT FROM pg_proc AS p, unnest(p.proconfig) AS s \
-        WHERE lower(split_part(s, '=', 1)) = 'row_security' AND lower(split_part(s, '=', 2)) <> 'off'))";
+        WHERE CASE WHEN lower(split_part(s, '=', 1)) = 'row_security' THEN split_part(s, '=', 2)::bool END))";
 
 /// Fails where this transaction has read, or planned to read, tables of which nobody can tell
 /// whether all rows were seen.
@@ -50,5 +50,10 @@ pub(super) async fn refuse_unseen(
 
 /// Whether any function of the extension dblink stands in a plan.
 fn calls_dblink(plan: &Value) -> bool {
-    plan.to_string().contains("dblink")
+    let plan = plan.to_string();
+    plan.match_indices("dblink").any(|(at, _)| {
+        plan[at..]
+            .trim_start_matches(|c: char| c.is_ascii_lowercase() || c == '_')
+            .starts_with('(')
+    })
 }

@@ -82,7 +82,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             cutoff,
             listed_since: None,
             conditional: false,
-            started,
+            storage_now,
             began,
             versioning,
         };

@@ -60,11 +60,16 @@ impl<J: Journal + Sync> Run<'_, J> {
         };
         self.more.uploads = Some(found.counts);
         if let Some(error) = error {
+            let what = if error.code.as_deref() == Some(uploads::NOT_CHECKED) {
+                "could not ask whether rows name the keys of incomplete multipart uploads"
+            } else {
+                "could not abort incomplete multipart uploads (s3:AbortMultipartUpload)"
+            };
             tracing::warn!(
                 code = error.code,
                 error = error.message,
                 uploads = found.counts.failed,
-                "could not abort incomplete multipart uploads (s3:AbortMultipartUpload)"
+                "{what}"
             );
         }
     }
@@ -98,7 +103,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         let (looked, days) = join(looking, days).await;
         self.weigh(&mut deleted, &hands, &mut bytes).await;
         self.more.freed_bytes = bytes.freed;
-        bytes.recoverable = bytes.recoverable.saturating_sub(findings.restored_bytes);
+        bytes.recoverable = bytes.recoverable.saturating_sub(findings.settled_bytes);
         self.more.recoverable_bytes = bytes.recoverable;
         self.more.kept_bytes = bytes.kept;
         let is_kept = bytes.recoverable + bytes.kept > 0;
