@@ -189,4 +189,27 @@ mod tests {
         }
         assert_eq!(ended.len(), orphans.len());
     }
+
+    #[test]
+    fn what_stands_there_without_a_marker_of_the_run_was_not_given_back() {
+        let bucket = Bucket::default();
+        let orphan = Orphan {
+            key: ObjectKey::new("1"),
+            etag: ETag::new("e"),
+            size: 1,
+            last_modified: Timestamp::UNIX_EPOCH,
+        };
+        let hands = Delegated {
+            looks: &bucket,
+            restorer: &bucket,
+        };
+        for (claim, expected) in [
+            (Claim::Marker("marker".to_owned()), Undone::Restored),
+            (Claim::Marker(NULL_VERSION.to_owned()), Undone::Present),
+            (Claim::Unnamed, Undone::Present),
+        ] {
+            let ended = block_on(hands.take_back(&[(&orphan, claim)]));
+            assert_eq!(ended[0].as_ref().unwrap(), &expected);
+        }
+    }
 }
