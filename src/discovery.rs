@@ -144,6 +144,8 @@ pub enum Forgotten {
     Rows,
     /// It yields the text, which is not the key.
     Spelling,
+    /// It yields the key itself, since the snapshot was taken.
+    Since,
 }
 
 /// A column that names orphans.
@@ -191,6 +193,10 @@ impl fmt::Display for Mention {
             Forgotten::Spelling => write!(
                 f,
                 "which the references query reads, but in another spelling"
+            ),
+            Forgotten::Since => write!(
+                f,
+                "in rows that the snapshot of this run does not hold: they were committed since, and the next run sees them"
             ),
         }?;
         write!(f, " (as {written} for {})", keys[0])?;
@@ -342,10 +348,16 @@ pub async fn discover(
         }
         if let [(_, first), ..] = found[..] {
             let keys: BTreeSet<&ObjectKey> = found.iter().map(|(key, _)| *key).collect();
+            let mut of_query = found
+                .iter()
+                .filter(|(_, token)| yielded.contains(&token.text))
+                .peekable();
+            let is_of_query = of_query.peek().is_some();
             let forgotten = match column.read_by {
-                _ if found.iter().any(|(_, token)| yielded.contains(&token.text)) => {
-                    Forgotten::Spelling
+                _ if is_of_query && of_query.all(|(key, token)| names(rules, key, &token.text)) => {
+                    Forgotten::Since
                 }
+                _ if is_of_query => Forgotten::Spelling,
                 ReadBy::Nothing => Forgotten::Column,
                 ReadBy::Table => Forgotten::InTable,
                 ReadBy::Column => Forgotten::Rows,
@@ -438,6 +450,13 @@ impl<L: Look> Lens<'_, L> {
     }
 }
 
+/// Whether the rules read the text as a name of the key.
+fn names(rules: &NameRules, key: &ObjectKey, text: &str) -> bool {
+    rules
+        .widen(text)
+        .is_ok_and(|references| references.iter().any(|reference| reference.key == *key))
+}
+
 /// The part of a query that yields what was found, where all of it is written in one way.
 fn remedy(column: &Column, found: &[(&ObjectKey, &Token)], rules: &NameRules) -> Option<String> {
     let value = match column.kind {
@@ -450,14 +469,9 @@ fn remedy(column: &Column, found: &[(&ObjectKey, &Token)], rules: &NameRules) ->
     let all = |way: &dyn Fn(&ObjectKey, &str) -> bool| {
         found.iter().all(|(key, token)| way(key, &token.text))
     };
-    let yields = |key: &ObjectKey, text: &str| {
-        rules
-            .widen(text)
-            .is_ok_and(|references| references.iter().any(|reference| reference.key == *key))
-    };
-    let expression = if all(&yields) {
+    let expression = if all(&|key, text| names(rules, key, text)) {
         value
-    } else if all(&|key, text| yields(key, text.trim_start_matches('/'))) {
+    } else if all(&|key, text| names(rules, key, text.trim_start_matches('/'))) {
         format!("ltrim({value}, '/')")
     } else {
         // The same folder in front of each.
@@ -466,7 +480,7 @@ fn remedy(column: &Column, found: &[(&ObjectKey, &Token)], rules: &NameRules) ->
         if folder.is_empty() || !rules.keep_order() {
             return None;
         }
-        if !all(&|key, text| yields(key, &format!("{folder}{text}"))) {
+        if !all(&|key, text| names(rules, key, &format!("{folder}{text}"))) {
             return None;
         }
         format!("'{}' || {value}", folder.replace('\'', "''"))

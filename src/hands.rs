@@ -46,6 +46,13 @@ pub struct LookError {
     pub message: String,
 }
 
+/// The machine's clock, as people read it. It goes on while the machine sleeps, which the one
+/// that measures durations does not.
+pub trait Clock: fmt::Debug + Sync {
+    /// The time.
+    fn now(&self) -> Timestamp;
+}
+
 /// Who looks at single objects.
 pub trait Look {
     /// What the bucket holds under the key now.

@@ -34,6 +34,14 @@ pub enum PagesError {
         /// Where it was looked for.
         place: String,
     },
+    /// The run wrote no answer.
+    #[error(
+        "{place} holds no summary.json: the run was killed, or goes on; the other formats show how far it came"
+    )]
+    NoSummary {
+        /// Where it was looked for.
+        place: String,
+    },
     /// The ledger cannot be read.
     #[error("the run's ledger cannot be read")]
     Archive(#[from] ArchiveError),
@@ -75,6 +83,9 @@ pub struct Told {
     /// Of the deleted bytes, those that `restore` can bring back.
     #[serde(default)]
     pub recoverable_bytes: u64,
+    /// Of the deleted bytes, those below a delete marker that `restore` leaves alone.
+    #[serde(default)]
+    pub kept_bytes: u64,
     /// Orphans that are held back.
     #[serde(default)]
     pub held_back: u64,

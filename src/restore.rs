@@ -254,6 +254,14 @@ pub async fn restore(
     Ok(done)
 }
 
+/// Until when a run that wrote no summary may still go on, and delete more; `None` when it
+/// has ended.
+#[must_use]
+pub fn may_go_on_until(past: &Past, now: Timestamp) -> Option<Timestamp> {
+    let until = time_of(past).until;
+    (past.ending.is_none() && now < until).then_some(until)
+}
+
 enum Doubt {
     /// That marker is the run's, if it stands there.
     Claimed(Claim),

@@ -24,7 +24,8 @@ use crate::failure::RunError;
 use crate::folders::HeldFolder;
 use crate::guards::{self, Ground};
 use crate::hands::{
-    Delete, FreshCheck, Identity, Journal, Latest, Look, Record, ReferenceSnapshot, Series,
+    Clock as _, Delete, FreshCheck, Identity, Journal, Latest, Look, Record, ReferenceSnapshot,
+    Series,
 };
 use crate::judge::judge;
 use crate::listing::Pages;
@@ -118,7 +119,7 @@ async fn run_of<W: World>(
 ) -> Report {
     let began = Instant::now();
     let run_id = Uuid::now_v7();
-    let started_at = world.now();
+    let started_at = world.clock().now();
     let journal = world.journal(run_id);
     tracing::info!(%run_id, bucket = settings.bucket(), prefix = %settings.scope.prefix(), dry_run = settings.allowed.dry_run, "started a run");
 
@@ -333,7 +334,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         };
         let began = Instant::now();
         let ground = Ground {
-            local_now: world.now(),
+            local_now: world.clock().now(),
             storage_now,
             versioning,
             standby: false,
@@ -417,14 +418,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         if settings.allowed.dry_run {
             return Ok(End::Done);
         }
-        let judged = Judged {
-            cutoff,
-            listed_since: Some(listed_since),
-            conditional: false,
-            storage_now,
-            began,
-            versioning,
-        };
+        let judged = judged(&ground, began, cutoff, Some(listed_since));
         let ended = self.delete(world, &approved, judged, &check).await?;
         if matches!(ended, End::Done) && settings.abort_uploads {
             self.abort_uploads(&mut uploads, &world.deleter(&approved), &check)
@@ -452,7 +446,13 @@ impl<J: Journal + Sync> Run<'_, J> {
         // Without conditions the only protection left is a look just before the batch.
         judged.conditional = honoured;
         let memory = RememberingDeleted::new(self.journal, judged.versioning)?;
-        let ended = self.sweep(approved, judged, &deleter, check, &memory).await;
+        let hands = Hands {
+            delete: &deleter,
+            check,
+            record: &memory,
+            clock: world.clock(),
+        };
+        let ended = self.sweep(approved, judged, hands).await;
         self.look_back(world, approved, memory.deleted(), check)
             .await;
         ended
@@ -513,9 +513,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         &mut self,
         plan: &ApprovedPlan,
         judged: Judged,
-        deleter: &(impl Delete + Sync),
-        check: &impl FreshCheck,
-        record: &(impl Record + Sync),
+        hands: Hands<'_, impl Delete + Sync, impl FreshCheck, impl Record + Sync>,
     ) -> Result<End, RunError> {
         let concurrency = self.settings.concurrency;
         let pace = Pace {
@@ -528,11 +526,12 @@ impl<J: Journal + Sync> Run<'_, J> {
             .good
             .iter_mut()
             .flat_map(|(_, good)| good.failed.drain(..));
-        let record = RememberingFailed::new(record, failed);
+        let record = RememberingFailed::new(hands.record, failed);
         let hands = Hands {
-            delete: deleter,
-            check,
+            delete: hands.delete,
+            check: hands.check,
             record: &record,
+            clock: hands.clock,
         };
         let swept = sweep(plan, judged, hands, pace, self.stop, |counts| {
             self.progress.swept(counts);
@@ -638,6 +637,25 @@ where
         biased;
         read = reading => Ok(Some(read?)),
         () = stop.wait() => Ok(None),
+    }
+}
+
+/// When a plan was made, as far as a sweep must know. Whether the storage takes conditions is
+/// not known yet.
+fn judged(
+    ground: &Ground,
+    began: Instant,
+    cutoff: Timestamp,
+    listed_since: Option<Instant>,
+) -> Judged {
+    Judged {
+        cutoff,
+        listed_since,
+        conditional: false,
+        storage_now: ground.storage_now,
+        local_now: ground.local_now,
+        began,
+        versioning: ground.versioning,
     }
 }
 

@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::guards::Versioning;
-use crate::hands::{CheckError, Delete, FreshCheck, Record, RecordError};
+use crate::hands::{CheckError, Clock, Delete, FreshCheck, Record, RecordError};
 use crate::key::ObjectKey;
 use crate::plan::{ApprovedPlan, Batches};
 use crate::stop::Stop;
@@ -40,6 +40,9 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// How far the clocks of S3's own machines may be apart.
 const CLOCKS_VARY: SignedDuration = SignedDuration::from_secs(5);
+
+/// Less than this may be a clock that is set right now and then.
+const LEAST_SLEEP: SignedDuration = SignedDuration::from_secs(5);
 
 /// The longest time between a fresh check and a deletion that rests on it.
 pub const MAX_CHECK_AGE: Duration = Duration::from_mins(1);
@@ -68,7 +71,7 @@ pub enum SweepError {
     },
     /// Looks or requests took so long that the check, or the listing, is no longer fresh.
     #[error(
-        "the requests behind one fresh check took longer than 60 s, and the rest was not sent; raise --concurrency"
+        "the requests behind one fresh check took longer than 60 s, or the machine slept, and the rest was not sent; raise --concurrency"
     )]
     Stale,
     /// The ledger could not be written.
@@ -122,6 +125,8 @@ pub struct Hands<'run, D, C, R> {
     pub check: &'run C,
     /// Writes down.
     pub record: &'run R,
+    /// Tells whether the machine slept.
+    pub clock: &'run dyn Clock,
 }
 
 /// When and by what the plan was made.
@@ -137,6 +142,8 @@ pub struct Judged {
     pub conditional: bool,
     /// S3's clock when the run asked for it.
     pub storage_now: Timestamp,
+    /// This machine's clock at the same time.
+    pub local_now: Timestamp,
     /// When that was known.
     pub began: Instant,
     /// Whether the bucket keeps what is deleted, so that its versions tell of a deletion.
@@ -154,10 +161,22 @@ impl Judged {
     }
 
     /// Until when the listing may be rested on; `None` when the ages are to be read again.
-    fn fresh_until(&self) -> Option<Instant> {
+    fn fresh_until(&self, clock: &dyn Clock) -> Option<Instant> {
+        let is_fresh = |since: &Instant| {
+            self.conditional
+                && since.elapsed() <= LOOK_AGAIN_AFTER
+                && self.slept(clock) <= LEAST_SLEEP
+        };
         self.listed_since
-            .filter(|since| self.conditional && since.elapsed() <= LOOK_AGAIN_AFTER)
+            .filter(is_fresh)
             .map(|since| since + MAX_LISTING_AGE)
+    }
+
+    /// How long the machine has slept since the run began: no [`Instant`] shows that time. (Or
+    /// its clock was set; then checks and listings are taken for older than they are.)
+    fn slept(&self, clock: &dyn Clock) -> SignedDuration {
+        let awake = SignedDuration::try_from(self.began.elapsed()).unwrap_or(SignedDuration::MAX);
+        clock.now().duration_since(self.local_now) - awake
     }
 }
 
@@ -191,7 +210,7 @@ impl<D, C, R> Course<'_, D, C, R> {
         // A window that waits for its turn, for looks, or for other questions that each read
         // all names, rests on a check that grows old.
         if self.throttle.holds_back()
-            || self.judged.fresh_until().is_none()
+            || self.judged.fresh_until(self.hands.clock).is_none()
             || !self.hands.check.asks_many_at_once()
         {
             1
@@ -300,7 +319,14 @@ mod tests {
     use crate::reconcile::BatchAnswer;
 
     /// Hands that nothing is to be put into.
+    #[derive(Debug)]
     struct Idle;
+
+    impl Clock for Idle {
+        fn now(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+    }
 
     impl Look for Idle {
         async fn look(&self, _: &ObjectKey) -> Result<Current, LookError> {
@@ -373,6 +399,7 @@ mod tests {
             listed_since: None,
             conditional: true,
             storage_now: Timestamp::UNIX_EPOCH,
+            local_now: Timestamp::UNIX_EPOCH,
             began: Instant::now(),
             versioning: Versioning::Enabled,
         };
@@ -380,6 +407,7 @@ mod tests {
             delete: &Idle,
             check: &Idle,
             record: &Idle,
+            clock: &Idle,
         };
         let pace = Pace {
             batches_at_once: 1,

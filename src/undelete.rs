@@ -217,15 +217,18 @@ pub async fn undelete(
     if look_only {
         return Ok(Undone::Restorable);
     }
-    hands.remove_marker(&orphan.key, marker).await?;
-    // Confirmed, not attempted.
-    let Top { newest, .. } = hands.top(&orphan.key).await?;
+    // Confirmed, not attempted: what S3 answered, if an answer arrived, is not what counts.
+    let removed = hands.remove_marker(&orphan.key, marker).await;
+    let (newest, removed) = match (hands.top(&orphan.key).await, removed) {
+        (Ok(Top { newest, .. }), removed) => (newest, removed),
+        (Err(error), Ok(())) | (Err(_), Err(error)) => return Err(error),
+    };
     match newest {
-        Some(version) if version.id == marker => Err(LookError {
+        Some(version) if version.id == marker => Err(removed.err().unwrap_or_else(|| LookError {
             code: Some("NotRemoved".to_owned()),
             message: "S3 said that the delete marker was removed, and it still stands there"
                 .to_owned(),
-        }),
+        })),
         newest if is_object(newest.as_ref(), &orphan.etag) => Ok(Undone::Restored),
         Some(_) => Ok(Undone::Newer),
         None => Ok(Undone::Lost),
@@ -303,6 +306,8 @@ mod tests {
         /// What stands there after a removal, where that is not what it should be.
         then: Option<Vec<KeyVersion>>,
         removed: Mutex<Vec<String>>,
+        /// Whether the answer to a removal is lost, and whether it was carried out all the same.
+        lost: Option<bool>,
     }
 
     impl Stack {
@@ -311,6 +316,7 @@ mod tests {
                 versions: Mutex::new(versions),
                 then: None,
                 removed: Mutex::new(Vec::new()),
+                lost: None,
             }
         }
     }
@@ -334,9 +340,16 @@ mod tests {
             self.removed.lock().unwrap().push(id.to_owned());
             match &self.then {
                 Some(then) => then.clone_into(&mut versions),
+                None if self.lost == Some(false) => {}
                 None => versions.retain(|version| version.id != id),
             }
-            Ok(())
+            if self.lost.is_none() {
+                return Ok(());
+            }
+            Err(LookError {
+                code: None,
+                message: "the answer was lost".to_owned(),
+            })
         }
     }
 
@@ -486,6 +499,19 @@ mod tests {
         }
         let error = restored(vec![marker("2"), it()]).unwrap_err();
         assert_eq!(error.code.as_deref(), Some("NotRemoved"));
+    }
+
+    #[test]
+    fn a_lost_answer_is_settled_by_a_look() {
+        for carried_out in [true, false] {
+            let mut stack = Stack::of(vec![marker("2"), object("1", "\"e\"")]);
+            stack.lost = Some(carried_out);
+            let undone = undone(&stack, &Claim::Marker("2".to_owned()), false);
+            match undone {
+                Ok(undone) => assert!(carried_out && undone == Undone::Restored, "{undone:?}"),
+                Err(error) => assert!(!carried_out && error.message == "the answer was lost"),
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One restoration: the ledger and the bucket, put together.
 
 use aws_sdk_s3::Client;
+use jiff::Timestamp;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -9,7 +10,7 @@ use crate::chain::chain;
 use crate::guards::Versioning;
 use crate::hands::{Journal as _, RecordError};
 use crate::ledger::Ledger;
-use crate::restore::{Restoration, Wish, restore};
+use crate::restore::{Restoration, Wish, may_go_on_until, restore};
 use crate::s3::{Bucket, BucketError, Undeleter};
 use crate::settings::{ConfigError, RestoreSettings};
 use crate::stop::Stop;
@@ -70,6 +71,12 @@ pub async fn undo(
     let (versioning, _) = bucket.ground().await?;
     if versioning == Versioning::Off {
         return Err(UndoError::Unversioned(header.bucket.clone()));
+    }
+    if let Some(until) = may_go_on_until(&past, Timestamp::now()) {
+        tracing::warn!(
+            %until,
+            "the run wrote no summary: it was killed, or goes on. What it deletes from now on is not given back; stop it first, or restore once more after that time"
+        );
     }
     let ledger = Ledger::new(&settings.report, client, run_id);
     let hands = Undeleter::new(bucket);

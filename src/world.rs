@@ -16,7 +16,7 @@ use crate::discovery::{self, Discovery, DiscoveryError};
 use crate::failure::RunError;
 use crate::guards::Versioning;
 use crate::hands::{
-    Delete, FreshCheck, Identity, Journal, Look, LookError, ReferenceSnapshot, SnapshotError,
+    Clock, Delete, FreshCheck, Identity, Journal, Look, LookError, ReferenceSnapshot, SnapshotError,
 };
 use crate::key::ObjectKey;
 use crate::ledger::Ledger;
@@ -80,7 +80,7 @@ pub trait World {
     }
 
     /// The local clock.
-    fn now(&self) -> Timestamp;
+    fn clock(&self) -> &impl Clock;
 
     /// Whether the bucket keeps versions, and S3's clock: the first question of a run.
     fn ground(&self) -> impl Future<Output = Result<(Versioning, Timestamp), RunError>>;
@@ -109,6 +109,15 @@ pub trait World {
     /// Searches the database for these orphans. (A world that cannot be searched names none.)
     fn discover(&self, _sample: &[ObjectKey]) -> impl Future<Output = Result<Discovery, RunError>> {
         ready(Ok(Discovery::default()))
+    }
+}
+
+#[derive(Debug)]
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
     }
 }
 
@@ -177,8 +186,8 @@ impl World for Production<'_> {
     type Check = PrimaryCheck;
     type Journal = Ledger;
 
-    fn now(&self) -> Timestamp {
-        Timestamp::now()
+    fn clock(&self) -> &impl Clock {
+        &SystemClock
     }
 
     async fn ground(&self) -> Result<(Versioning, Timestamp), RunError> {

@@ -385,7 +385,15 @@ async fn a_run_that_broke_off_is_shown_as_far_as_it_wrote() {
     assert_eq!((of_the_plan.count(), rows.len()), (8, 28));
     let text = report(&world, &["--format", "text"]).await;
     assert!(text.stdout.starts_with("no summary: the run was killed"));
-    assert_eq!(report(&world, &["--format", "json"]).await.code, Some(1));
+    let json = report(&world, &["--format", "json"]).await;
+    assert_eq!((json.code, json.stdout.as_str()), (Some(1), ""));
+    assert!(
+        json.stderr
+            .contains("holds no summary.json: the run was killed")
+            && !json.stderr.contains("write"),
+        "{}",
+        json.stderr
+    );
 
     // Outcomes of which some are missing prove nothing of the others.
     world.put("later.png", 100);
@@ -478,6 +486,7 @@ async fn what_cannot_be_shown_is_refused_in_one_line() {
             "--out: \"page.xls\" does not end with .html, .csv, .json or .txt; say with --format what it is to hold".to_owned(),
         ),
         (&["--report", "ftp://x"], 2, "--report: \"ftp://x\" is neither s3://bucket/prefix nor a folder".to_owned()),
+        (&["--report", "s3://me:pw@bucket/x"], 2, "--report: \"s3://bucket/x\" is neither s3://bucket/prefix nor a folder".to_owned()),
     ] {
         let ended = report(&world, arguments).await;
         assert_eq!(

@@ -317,6 +317,11 @@ async fn a_batch_whose_outcome_was_never_written_is_undone_too() {
     let before = (world.keys(), versions(&world, 4));
     let run_id = killed(&world).await;
     assert_eq!(world.keys().len(), 10);
+    // It may as well go on.
+    let told = "it was killed, or goes on";
+    let looked = ["restore", &run_id.to_string(), "--dry-run"];
+    let ended = Environment::of(&world).cli(&looked).await;
+    assert!(ended.stderr.contains(told), "{ended:?}");
     let done = restore(&world, run_id, &Wish::default()).await;
     assert_eq!(
         (done.status, done.restored),
@@ -326,6 +331,16 @@ async fn a_batch_whose_outcome_was_never_written_is_undone_too() {
     assert_eq!((world.keys(), versions(&world, 4)), before);
     let done = restore(&world, run_id, &Wish::default()).await;
     assert_eq!((done.restored, done.untouched), (0, 4), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_run_that_ended_does_not_go_on() {
+    let world = world(2).await;
+    let run_id = world.run(&ALL).await.summary.run_id.to_string();
+    let ended = Environment::of(&world)
+        .cli(&["restore", &run_id, "--dry-run"])
+        .await;
+    assert!(!ended.stderr.contains("goes on"), "{ended:?}");
 }
 
 /// Takes the newest version away: a marker.
@@ -594,6 +609,13 @@ async fn where_versioning_is_suspended_what_is_kept_is_told_from_what_is_lost() 
     let report = world.run(&FINAL).await;
     assert_eq!(report.summary.counts.deleted, 4, "{report:?}");
     assert_eq!(bytes(&report), [56, 28, 0, 28]);
+    let page = Environment::of(&world)
+        .cli(&["report", "--format", "html"])
+        .await;
+    assert!(
+        page.stdout.contains("28 B lay below delete markers"),
+        "{page:?}"
+    );
     let run_id = report.summary.run_id;
     let before = versions(&world, 4);
     let alone = removals(&world);

@@ -359,6 +359,11 @@ const BAD: &[(Setting, &str, &str)] = &[
     ),
     (
         Setting::Report,
+        "s3://bucket:9000/ledger",
+        "\"s3://bucket:9000/ledger\" is neither s3://bucket/prefix nor a folder",
+    ),
+    (
+        Setting::Report,
         "s3:/ledgers/x",
         "\"s3:/ledgers/x\" is neither s3://bucket/prefix nor a folder",
     ),

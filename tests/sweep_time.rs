@@ -10,7 +10,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use orphan_sweeper::guards::{Limits, Versioning};
 use orphan_sweeper::hands::{
-    BatchFault, CheckError, Current, Delete, FreshCheck, Look, LookError, Record, RecordError,
+    BatchFault, CheckError, Clock, Current, Delete, FreshCheck, Look, LookError, Record,
+    RecordError,
 };
 use orphan_sweeper::key::ObjectKey;
 use orphan_sweeper::merge::Findings;
@@ -61,6 +62,12 @@ struct World {
     looked: Vec<String>,
     written: Vec<(Orphan, Outcome)>,
     check: Check,
+    /// When the run began, and how long the machine has slept since.
+    began: Option<Instant>,
+    slept: Duration,
+    /// How long it sleeps behind the first fresh check, or behind the first batch.
+    sleeps_after_check: Duration,
+    sleeps_after_batch: Duration,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -74,6 +81,21 @@ enum Check {
 
 #[derive(Clone, Default)]
 struct Fake(Arc<Mutex<World>>);
+
+impl std::fmt::Debug for Fake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fake")
+    }
+}
+
+impl Clock for Fake {
+    /// No time passes that an `Instant` shows: what a machine sleeps is added to it.
+    fn now(&self) -> Timestamp {
+        let world = self.world();
+        let awake = world.began.map_or(Duration::ZERO, |began| began.elapsed());
+        at(CUTOFF) + awake + world.slept
+    }
+}
 
 impl Fake {
     fn world(&self) -> MutexGuard<'_, World> {
@@ -156,6 +178,8 @@ impl Delete for Fake {
     async fn delete_batch(&self, orphans: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
         let fault = {
             let mut world = self.world();
+            let sleeps = std::mem::take(&mut world.sleeps_after_batch);
+            world.slept += sleeps;
             let keys = orphans
                 .iter()
                 .map(|orphan| orphan.key.as_str().to_owned())
@@ -215,6 +239,8 @@ impl FreshCheck for Fake {
                     .checked
                     .insert(key.as_str().to_owned(), Instant::now());
             }
+            let sleeps = std::mem::take(&mut world.sleeps_after_check);
+            world.slept += sleeps;
             world.check
         };
         match check {
@@ -325,6 +351,7 @@ struct Case {
 impl Case {
     fn of(keys: &[String]) -> Self {
         let fake = Fake::default();
+        fake.world().began = Some(Instant::now());
         let plan = plan(&fake, keys);
         let pace = Pace {
             batches_at_once: 2,
@@ -349,12 +376,14 @@ impl Case {
             delete: &self.fake,
             check: &self.fake,
             record: &Ledger(self.fake.clone(), self.ledger_fails),
+            clock: &self.fake,
         };
         let judged = Judged {
             cutoff: at(CUTOFF),
             listed_since: self.listed_since,
             conditional: self.conditional,
             storage_now: at(CUTOFF),
+            local_now: at(CUTOFF),
             began: self.began,
             versioning: Versioning::Enabled,
         };
@@ -1051,12 +1080,14 @@ async fn sweep_oddly(case: &Case, oddity: Oddity, versioning: Versioning) -> Swe
         delete: &Odd(case.fake.clone(), oddity),
         check: &case.fake,
         record: &Ledger(case.fake.clone(), None),
+        clock: &case.fake,
     };
     let judged = Judged {
         cutoff: at(CUTOFF),
         listed_since: case.listed_since,
         conditional: case.conditional,
         storage_now: at(CUTOFF),
+        local_now: at(CUTOFF),
         began: case.began,
         versioning,
     };
@@ -1167,6 +1198,61 @@ impl Record for Numbers {
     }
 }
 
+fn unreadable() -> BatchFault {
+    BatchFault::Unreadable {
+        code: "MalformedXML".to_owned(),
+        message: String::new(),
+    }
+}
+
+const A_NIGHT: Duration = Duration::from_hours(8);
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_on_a_check_that_the_machine_slept_behind() {
+    let case = Case::of(&keys(6));
+    case.fake.world().sleeps_after_check = A_NIGHT;
+    let report = case.run().await;
+    assert!(
+        matches!(report.error, Some(SweepError::Stale)),
+        "{report:?}"
+    );
+    assert_eq!((case.sent(), report.counts.deferred), (0, 6));
+    // A clock that is set a little is no sleep.
+    let case = Case::of(&keys(6));
+    case.fake.world().sleeps_after_check = Duration::from_secs(4);
+    assert_eq!(case.run().await.counts.deleted, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_again_after_a_sleep() {
+    let slow_down = || BatchFault::Throttled {
+        code: "SlowDown".to_owned(),
+    };
+    for (fault, orphans) in [(unreadable(), 6), (unreadable(), 1), (slow_down(), 6)] {
+        let case = Case::of(&keys(orphans));
+        {
+            let mut world = case.fake.world();
+            world.faults.push(fault);
+            world.sleeps_after_batch = A_NIGHT;
+        }
+        let counts = case.run().await.counts;
+        assert_eq!((case.sent(), counts.deleted), (1, 0), "{counts:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ages_are_read_again_after_a_sleep() {
+    let case = Case::of(&keys(6));
+    {
+        let mut world = case.fake.world();
+        let young = ("\"e\"".to_owned(), at(CUTOFF));
+        world.objects.insert(key(1), young);
+        world.slept = A_NIGHT;
+    }
+    let counts = case.run().await.counts;
+    assert_eq!((counts.deleted, counts.spared), (5, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn each_batch_is_written_down_under_a_number_of_its_own() {
     let mut case = Case::of(&keys(23));
@@ -1176,12 +1262,14 @@ async fn each_batch_is_written_down_under_a_number_of_its_own() {
         delete: &case.fake,
         check: &case.fake,
         record: &numbers,
+        clock: &case.fake,
     };
     let judged = Judged {
         cutoff: at(CUTOFF),
         listed_since: case.listed_since,
         conditional: case.conditional,
         storage_now: at(CUTOFF),
+        local_now: at(CUTOFF),
         began: case.began,
         versioning: Versioning::Enabled,
     };

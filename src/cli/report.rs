@@ -94,8 +94,12 @@ pub(super) async fn report(args: ReportArgs) -> anyhow::Result<u8> {
 
 /// Why nothing was written: what was to be written could not be read, or the place.
 fn unwritten(error: io::Error, place: &str) -> anyhow::Error {
-    match error.downcast::<ArchiveError>() {
-        Ok(unreadable) => unreadable.into(),
+    let error = match error.downcast::<ArchiveError>() {
+        Ok(unreadable) => return unreadable.into(),
+        Err(error) => error,
+    };
+    match error.downcast::<PagesError>() {
+        Ok(missing) => missing.into(),
         Err(error) => anyhow::Error::from(error).context(format!("could not write {place}")),
     }
 }
@@ -155,10 +159,9 @@ fn write(to: &mut impl Write, pages: &mut Pages, format: Format) -> io::Result<(
         Format::Csv => sheet::write(to, pages),
         Format::Json => match &pages.summary {
             Some(summary) => writeln!(to, "{}", escape_json(summary.trim_end())),
-            None => Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "the run wrote no summary: it was killed, or goes on",
-            )),
+            None => Err(io::Error::other(PagesError::NoSummary {
+                place: pages.place.clone(),
+            })),
         },
     }
 }

@@ -142,13 +142,7 @@ fn summary(to: &mut impl Write, told: &Told) -> io::Result<()> {
             said.join(" + ")
         )?;
     }
-    if told.recoverable_bytes > 0 {
-        writeln!(
-            to,
-            "<p>{} could be brought back when the run ended: <code>orphan-sweeper restore</code> with this run's id.</p>",
-            HumanBytes(told.recoverable_bytes)
-        )?;
-    }
+    bytes(to, told)?;
     if let Some(refusal) = &told.refusal {
         writeln!(
             to,
@@ -195,6 +189,25 @@ fn summary(to: &mut impl Write, told: &Told) -> io::Result<()> {
             )?;
         }
         writeln!(to, "</table>")?;
+    }
+    Ok(())
+}
+
+/// What became of the bytes, where they are not simply free.
+fn bytes(to: &mut impl Write, told: &Told) -> io::Result<()> {
+    if told.recoverable_bytes > 0 {
+        writeln!(
+            to,
+            "<p>{} could be brought back when the run ended: <code>orphan-sweeper restore</code> with this run's id.</p>",
+            HumanBytes(told.recoverable_bytes)
+        )?;
+    }
+    if told.kept_bytes > 0 {
+        writeln!(
+            to,
+            "<p>{} lay below delete markers that nothing shows to be the run's: <code>orphan-sweeper restore</code> tells how a person copies them back.</p>",
+            HumanBytes(told.kept_bytes)
+        )?;
     }
     Ok(())
 }

@@ -49,12 +49,13 @@ impl Snapshot {
     /// with one column.
     pub async fn open(database: &Database, query: &ReferencesQuery) -> Result<Self, DatabaseError> {
         let mut connection = database.connect().await?;
-        let identity = identify(&mut connection).await?;
         // Before the snapshot: a transaction that it does not see must have been seen here.
         let state = state::look(&mut connection).await?;
         database
             .begin(&mut connection, Isolation::RepeatableRead)
             .await?;
+        // Within it: behind a pooler, only there it is one session that answers.
+        let identity = identify(&mut connection).await?;
         query.validate(&mut connection).await?;
         Ok(Self {
             connection,

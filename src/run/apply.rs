@@ -4,10 +4,10 @@
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{End, Run, unless};
+use super::{End, Run, judged, unless};
 use crate::failure::RunError;
 use crate::guards::{self, Ground};
-use crate::hands::{Journal, ReferenceSnapshot};
+use crate::hands::{Clock as _, Journal, ReferenceSnapshot};
 use crate::judge::judge;
 use crate::mark::{Marking, chunks};
 use crate::merge::{Criteria, Findings};
@@ -15,7 +15,6 @@ use crate::plan::{Plan, PlanBuilder};
 use crate::review;
 use crate::reviewed::Reviewed;
 use crate::summary::{Counts, SumError};
-use crate::sweep::Judged;
 use crate::world::World;
 
 /// Ranges at once: the pages come from a file of this machine.
@@ -34,7 +33,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         };
         let began = Instant::now();
         let ground = Ground {
-            local_now: world.now(),
+            local_now: world.clock().now(),
             storage_now,
             versioning,
             standby: false,
@@ -78,14 +77,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             return Ok(End::Done);
         }
         // The manifest was listed long ago: every object is looked at again.
-        let judged = Judged {
-            cutoff,
-            listed_since: None,
-            conditional: false,
-            storage_now,
-            began,
-            versioning,
-        };
+        let judged = judged(&ground, began, cutoff, None);
         let check = world.check(&identity);
         self.delete(world, &approved, judged, &check).await
     }

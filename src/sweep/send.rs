@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::{Course, SweepError};
@@ -25,6 +25,9 @@ pub(super) struct Sender<'window, 'run, D, C, R> {
     pub(super) course: &'window Course<'run, D, C, R>,
     /// When the fresh check, or the listing, is a minute old.
     pub(super) fresh_until: Instant,
+    /// How long the machine may have slept since the run began: as long as when the window
+    /// began, or it slept behind the fresh check.
+    pub(super) awake_while: SignedDuration,
 }
 
 /// How often a throttled batch is sent again, at most.
@@ -40,7 +43,7 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
             return Ok(());
         }
         // Halves and single keys follow each other, and each may have taken its time.
-        if Instant::now() > self.fresh_until {
+        if !self.is_fresh() {
             return Err(SweepError::Stale);
         }
         let asked: Vec<Orphan> = orphans.iter().map(|(orphan, _)| orphan.clone()).collect();
@@ -101,6 +104,12 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
         Ok(())
     }
 
+    /// Whether the fresh check and the listing may still be rested on.
+    fn is_fresh(&self) -> bool {
+        let slept = self.course.judged.slept(self.course.hands.clock);
+        Instant::now() <= self.fresh_until && slept <= self.awake_while
+    }
+
     /// Waits until so many keys may be sent; says no when that would be too late, or when the
     /// run is to stop first. What S3 takes at once waits for nothing, not even for a stop.
     async fn turn(&self, keys: usize) -> bool {
@@ -123,7 +132,7 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
                 self.course.hands.delete.delete_batch(asked).await
             };
             if let (Err(BatchFault::Unreadable { .. }), [one], false) = (&answer, asked, alone)
-                && Instant::now() <= self.fresh_until
+                && self.is_fresh()
                 && !self.course.halted()
             {
                 answer = self.course.hands.delete.delete_alone(one).await;
@@ -139,7 +148,11 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
                     if again {
                         tokio::time::sleep(pause).await;
                     }
-                    if !again || !self.turn(asked.len()).await || self.course.halted() {
+                    if !again
+                        || !self.turn(asked.len()).await
+                        || self.course.halted()
+                        || !self.is_fresh()
+                    {
                         return Err(BatchFault::Throttled { code });
                     }
                 }

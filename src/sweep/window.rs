@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
 use super::send::{Sender, fits_in_xml};
-use super::{Course, MAX_CHECK_AGE, MAX_LISTING_AGE, MAX_SPARED, SweepError, SweepReport};
+use super::{
+    Course, LEAST_SLEEP, MAX_CHECK_AGE, MAX_LISTING_AGE, MAX_SPARED, SweepError, SweepReport,
+};
 use crate::hands::{CheckError, Current, Delete, FreshCheck, Look, LookError, Record, RecordError};
 use crate::key::ObjectKey;
 use crate::object::{Orphan, Outcome, SparedBy};
@@ -93,7 +95,8 @@ impl Window {
         let judged = course.judged;
         let hands = &course.hands;
         let began = Instant::now();
-        let is_listing_fresh = judged.fresh_until();
+        let slept = judged.slept(hands.clock);
+        let is_listing_fresh = judged.fresh_until(hands.clock);
         let looks_at_once = course.pace.looks_at_once;
         // The check last, so that nothing but the requests lies between it and the deletion.
         if is_listing_fresh.is_none() && judged.conditional {
@@ -117,6 +120,7 @@ impl Window {
         let sender = Sender {
             course,
             fresh_until: listing_fresh_until.min(checked_at + MAX_CHECK_AGE),
+            awake_while: slept + LEAST_SLEEP,
         };
         let ended = self.delete(&sender).await;
         tracing::debug!(

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use orphan_sweeper::failure::RunError;
 use orphan_sweeper::guards::Versioning;
 use orphan_sweeper::hands::{
-    BatchFault, CheckError, Current, Delete, FreshCheck, Identity, Journal, Look, LookError, Names,
-    Record, RecordError, ReferenceSnapshot, SnapshotError,
+    BatchFault, CheckError, Clock, Current, Delete, FreshCheck, Identity, Journal, Look, LookError,
+    Names, Record, RecordError, ReferenceSnapshot, SnapshotError,
 };
 use orphan_sweeper::key::ObjectKey;
 use orphan_sweeper::listing::{ListError, Page, PageStart, Pages};
@@ -54,6 +54,18 @@ impl SimWorld {
 pub(crate) struct Hands {
     sim: Arc<Sim>,
     run: usize,
+}
+
+impl std::fmt::Debug for Hands {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the hands of run {}", self.run)
+    }
+}
+
+impl Clock for Hands {
+    fn now(&self) -> Timestamp {
+        self.sim.local_clock(self.run)
+    }
 }
 
 fn time(ms: Ms) -> Duration {
@@ -135,8 +147,8 @@ impl World for SimWorld {
         self.hands.sim.setup.portions
     }
 
-    fn now(&self) -> Timestamp {
-        self.hands.sim.local_clock(self.hands.run)
+    fn clock(&self) -> &impl Clock {
+        &self.hands
     }
 
     async fn ground(&self) -> Result<(Versioning, Timestamp), RunError> {
