@@ -279,7 +279,7 @@ impl Doctor<'_> {
         const ABOUT: &str = "s3:DeleteObject";
         match probe(&Deleter::new(bucket), self.settings.scope.prefix()).await {
             Probe::Honoured => self.note(ABOUT, Verdict::Ok, "allowed, and conditions on the ETag are honoured (tried on a key that does not exist)"),
-            Probe::Unclear => self.note(ABOUT, Verdict::Warning, "allowed, and conditions on the ETag are honoured for single deletions; the storage does not show whether it honours them in a batch, so each object is looked at just before"),
+            Probe::Unclear => self.note(ABOUT, Verdict::Warning, "allowed; the storage does not show that it honours conditions on the ETag both in batches and for single keys, so each object is looked at just before"),
             Probe::Ignored if self.settings.allowed.unconditional => self.note(ABOUT, Verdict::Warning, "the storage ignores conditions on the ETag, as --allow-unconditional accepts"),
             Probe::Ignored => self.note(ABOUT, Verdict::Problem, guards::conditions_ignored().hint),
             Probe::Failed { code, message } => self.note(ABOUT, Verdict::Problem, format!("{code}: {message}")),

@@ -59,14 +59,28 @@ impl Host {
 
     /// The raw key behind this host in a URL of that host and path.
     fn key<'url>(&self, host: &str, path: &'url str) -> Option<&'url str> {
-        if host != self.host {
-            return None;
-        }
-        if self.base.is_empty() {
-            return Some(path);
-        }
-        path.strip_prefix(self.base.as_str())?.strip_prefix('/')
+        (host == self.host).then(|| behind(path, &self.base))?
     }
+}
+
+/// What stands in a path behind this base, however the base is encoded there.
+fn behind<'url>(path: &'url str, base: &str) -> Option<&'url str> {
+    if base.is_empty() {
+        return Some(path);
+    }
+    let plain = |text: &str| percent_decode_str(text).collect::<Vec<u8>>();
+    let base = plain(base);
+    let slashes = path.match_indices('/');
+    let encoded = path.match_indices('%').filter_map(|(at, _)| {
+        let slash = path.get(at..at + 3)?;
+        slash.eq_ignore_ascii_case("%2f").then_some((at, slash))
+    });
+    slashes
+        .chain(encoded)
+        // (No base is encoded in more than three times its length.)
+        .filter(|(at, _)| (base.len()..=3 * base.len()).contains(at))
+        .find(|(at, _)| plain(&path[..*at]) == base)
+        .map(|(at, slash)| &path[at + slash.len()..])
 }
 
 impl TryFrom<String> for Host {
@@ -237,70 +251,113 @@ impl NameRules {
     fn widen_url(&self, name: &str) -> Result<Vec<Reference>, NameError> {
         let not_url = || NameError::NotUrl(shown(name));
         let (scheme, rest) = name.split_once("://").ok_or_else(not_url)?;
-        let (rest, tail) = rest.split_at(rest.find(TAIL).unwrap_or(rest.len()));
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let ends_host = |c: char| c == '/' || TAIL.contains(&c);
+        let (host, path) = rest.split_at(rest.find(ends_host).unwrap_or(rest.len()));
+        let path = path.strip_prefix('/').unwrap_or(path);
         if host.is_empty() || host.contains(['@', ' ', '\\']) {
             return Err(not_url());
         }
         let host = host.to_ascii_lowercase();
-        let raw = match scheme.to_ascii_lowercase().as_str() {
-            "http" => self.raw_key(host.strip_suffix(":80").unwrap_or(&host), path),
-            "https" => self.raw_key(host.strip_suffix(":443").unwrap_or(&host), path),
-            "s3" if host == self.bucket => Located::Here(path),
-            "s3" => Located::Unknown,
+        let origin = match scheme.to_ascii_lowercase().as_str() {
+            "http" => Origin::Web(host.strip_suffix(":80").unwrap_or(&host)),
+            "https" => Origin::Web(host.strip_suffix(":443").unwrap_or(&host)),
+            "s3" => Origin::Bucket(&host),
             _ => return Err(not_url()),
         };
-        let raw = match raw {
-            Located::Here(raw) => raw,
-            Located::Foreign => return Ok(Vec::new()),
-            Located::Unknown => {
-                let host = if is_s3_host(&host) {
-                    format!("{host}/{}", path.split('/').next().unwrap_or_default())
-                } else {
-                    host
-                };
-                return Err(NameError::UnknownHost {
-                    host: short(&host),
-                    name: shown(name),
-                });
-            }
+        if let Some(references) = self.readings(name, origin, path)? {
+            return Ok(references);
+        }
+        let bare = path.split(TAIL).next().unwrap_or_default();
+        let (Origin::Web(known) | Origin::Bucket(known)) = origin;
+        let is_foreign = |path: &String| {
+            let mut foreign = self.foreign_hosts.iter();
+            foreign.any(|foreign| foreign.key(known, path).is_some())
         };
-        readings(name, raw, tail)
+        if ways_of_writing(bare).iter().any(is_foreign) {
+            return Ok(Vec::new());
+        }
+        let host = if is_s3_host(&host) {
+            format!("{host}/{}", bare.split('/').next().unwrap_or_default())
+        } else {
+            host.clone()
+        };
+        Err(NameError::UnknownHost {
+            host: short(&host),
+            name: shown(name),
+        })
     }
 
-    fn raw_key<'url>(&self, host: &str, path: &'url str) -> Located<'url> {
-        let declared = |hosts: &[Host]| hosts.iter().find_map(|known| known.key(host, path));
-        if let Some(raw) = declared(&self.hosts) {
-            return Located::Here(raw);
-        }
+    /// What stands behind each host that stands for the bucket and that the path begins with:
+    /// the one with the longest path first.
+    fn raw_keys<'url>(&self, origin: Origin<'_>, path: &'url str) -> Vec<&'url str> {
+        let (Origin::Web(host) | Origin::Bucket(host)) = origin;
+        let declared = self.hosts.iter().filter_map(|known| known.key(host, path));
+        let mut raw: Vec<&str> = declared.collect();
+        raw.sort_by_key(|raw| raw.len());
         // Virtual-hosted (`bucket.s3.region.amazonaws.com/key`) before path-style
         // (`s3.region.amazonaws.com/bucket/key`):
         // https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html
-        if host
-            .strip_prefix(self.bucket.as_str())
-            .and_then(|rest| rest.strip_prefix('.'))
-            .is_some_and(is_s3_host)
-        {
-            return Located::Here(path);
+        let own = match origin {
+            Origin::Bucket(name) => (name == self.bucket).then_some(path),
+            Origin::Web(host) => {
+                let is_virtual = host
+                    .strip_prefix(self.bucket.as_str())
+                    .and_then(|rest| rest.strip_prefix('.'))
+                    .is_some_and(is_s3_host);
+                if is_virtual {
+                    Some(path)
+                } else if is_s3_host(host) {
+                    behind(path, &self.bucket)
+                } else {
+                    None
+                }
+            }
+        };
+        raw.extend(own);
+        raw
+    }
+
+    /// The decoded path, then what else an application may have meant by it: a `+` for a
+    /// space, a key that itself holds `%`, or one that holds the `?` or `#` that begins a tail,
+    /// and all that behind each host that the path may begin with. `None` where it begins with
+    /// none that stands for the bucket.
+    fn readings(
+        &self,
+        name: &str,
+        origin: Origin<'_>,
+        path: &str,
+    ) -> Result<Option<Vec<Reference>>, NameError> {
+        let mut references: Option<Vec<Reference>> = None;
+        let ends = path.match_indices(TAIL).map(|(end, _)| end);
+        for (nth, end) in ends.chain([path.len()]).enumerate() {
+            let path = &path[..end];
+            // (A signature belongs to no key, and shall not be carried about.)
+            if nth > 0 && (path.len() > MAX_RAW_BYTES || is_signed(path)) {
+                break;
+            }
+            for path in ways_of_writing(path) {
+                for raw in self.raw_keys(origin, &path) {
+                    let references = match &mut references {
+                        Some(references) => references,
+                        None => references.insert(first(name, raw)?),
+                    };
+                    for key in keys_of(raw) {
+                        add_alternate(references, key);
+                    }
+                }
+            }
         }
-        if is_s3_host(host)
-            && let Some((bucket, raw)) = path.split_once('/')
-            && bucket == self.bucket
-        {
-            return Located::Here(raw);
-        }
-        if declared(&self.foreign_hosts).is_some() {
-            Located::Foreign
-        } else {
-            Located::Unknown
-        }
+        Ok(references)
     }
 }
 
-enum Located<'url> {
-    Here(&'url str),
-    Foreign,
-    Unknown,
+/// Where a URL points.
+#[derive(Clone, Copy)]
+enum Origin<'url> {
+    /// To a host.
+    Web(&'url str),
+    /// To a bucket by its name (`s3://`).
+    Bucket(&'url str),
 }
 
 /// Whether this is a host of S3 itself, of whatever region: `s3`, `s3-REGION`, dual
@@ -333,6 +390,16 @@ fn check_length(name: &str, key: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// The ways in which a path may be meant: as it is written, as a client asks for it, and as
+/// servers read it that take several slashes for one.
+fn ways_of_writing(path: &str) -> Vec<String> {
+    let mut ways = vec![path.to_owned()];
+    ways.extend(resolved(path));
+    let merged: Vec<String> = ways.iter().filter_map(|way| merged(way)).collect();
+    ways.extend(merged);
+    ways
+}
+
 /// The path that a client asks for, where it is not the one that is written: without dot
 /// segments and the blanks at its end, with `/` for a backslash (<https://url.spec.whatwg.org/#url-parsing>).
 fn resolved(raw: &str) -> Option<String> {
@@ -345,62 +412,80 @@ fn resolved(raw: &str) -> Option<String> {
     if is_plain {
         return None;
     }
-    let url = Url::parse(&format!("http://host/{raw}")).ok()?;
-    Some(url.path().strip_prefix('/')?.to_owned())
+    // What begins a tail is read as a part of the key here.
+    let path = raw.replace('?', "%3F").replace('#', "%23");
+    let url = Url::parse(&format!("http://host/{path}")).ok()?;
+    let resolved = url.path().strip_prefix('/')?;
+    // Only encoded in another way.
+    (decoded(resolved) != decoded(raw)).then(|| resolved.to_owned())
+}
+
+/// The path with one slash for several, and none at its beginning, where that is another.
+fn merged(path: &str) -> Option<String> {
+    if !path.starts_with('/') && !path.contains("//") {
+        return None;
+    }
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    let mut merged = parts.collect::<Vec<_>>().join("/");
+    if path.ends_with('/') {
+        merged.push('/');
+    }
+    Some(merged)
 }
 
 /// What ends a URL's path.
 const TAIL: [char; 2] = ['?', '#'];
 
-/// At so many of them a key that holds some itself may end.
-const MAX_ENDS: usize = 8;
+/// A key is encoded in no more bytes than three times its own; and something stands before it.
+const MAX_RAW_BYTES: usize = 4 * MAX_KEY_BYTES;
 
-/// The decoded path, then what else an application may have meant by it: a `+` for a
-/// space, a key that itself holds `%`, or one that holds the `?` or `#` that begins the tail.
-fn readings(name: &str, raw: &str, tail: &str) -> Result<Vec<Reference>, NameError> {
-    let decode = |text: &str| {
-        percent_decode_str(text)
-            .decode_utf8()
-            .map(Cow::into_owned)
-            .map_err(|_| NameError::NotUtf8(shown(name)))
-    };
-    let key = decode(raw)?;
-    if key.is_empty() {
-        return Ok(Vec::new());
-    }
+/// The parameters of a presigned URL that nobody else shall read.
+const SECRETS: [&str; 3] = [
+    "x-amz-signature=",
+    "x-amz-credential=",
+    "x-amz-security-token=",
+];
+
+fn is_signed(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    SECRETS.iter().any(|secret| path.contains(secret))
+}
+
+/// The key that a name means in the first place; none where it means the bucket itself.
+fn first(name: &str, raw: &str) -> Result<Vec<Reference>, NameError> {
+    let key = decoded(raw).ok_or_else(|| NameError::NotUtf8(shown(name)))?;
     check_length(name, &key)?;
-    let mut alternates = Vec::new();
-    let mut read = |raw: &str| {
-        alternates.extend(decode(raw));
-        if raw.contains('+') {
-            alternates.extend(decode(&raw.replace('+', " ")));
-        }
-        alternates.push(raw.to_owned());
-    };
-    read(raw);
-    let ends = tail.match_indices(TAIL).map(|(end, _)| end);
-    for end in ends.skip(1).take(MAX_ENDS).chain([tail.len()]) {
-        // (A signature belongs to no key, and shall not be carried about.)
-        if end > 0 && signature(&tail[..end]).is_none() {
-            read(&format!("{raw}{}", &tail[..end]));
-        }
+    Ok(if key.is_empty() {
+        Vec::new()
+    } else {
+        vec![primary(key)]
+    })
+}
+
+fn decoded(raw: &str) -> Option<String> {
+    let decoded = percent_decode_str(raw).decode_utf8().ok()?;
+    Some(decoded.into_owned())
+}
+
+/// What else a raw key may mean.
+fn keys_of(raw: &str) -> impl Iterator<Item = String> {
+    let spaced = raw.contains('+').then(|| raw.replace('+', " "));
+    let decoded = [Some(raw), spaced.as_deref()].map(|raw| raw.and_then(decoded));
+    decoded.into_iter().flatten().chain([raw.to_owned()])
+}
+
+/// An alternate longer than any key protects nothing, and is no error.
+fn add_alternate(references: &mut Vec<Reference>, key: String) {
+    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        return;
     }
-    alternates.extend(resolved(raw).and_then(|resolved| decode(&resolved).ok()));
-    let mut references = vec![primary(key)];
-    // An alternate longer than any key protects nothing, and is no error.
-    for key in alternates
-        .into_iter()
-        .filter(|key| !key.is_empty() && key.len() <= MAX_KEY_BYTES)
-    {
-        let key = ObjectKey::new(key);
-        if references.iter().all(|reference| reference.key != key) {
-            references.push(Reference {
-                key,
-                kind: ReferenceKind::Alternate,
-            });
-        }
+    let key = ObjectKey::new(key);
+    if references.iter().all(|reference| reference.key != key) {
+        references.push(Reference {
+            key,
+            kind: ReferenceKind::Alternate,
+        });
     }
-    Ok(references)
 }
 
 #[cfg(test)]
@@ -454,6 +539,89 @@ mod tests {
     }
 
     #[test]
+    fn every_host_that_stands_for_the_bucket_is_read_before_a_foreign_one() {
+        let host = |text: &str| Host::new(text).unwrap();
+        let rules = NameRules {
+            hosts: vec![
+                host("x.example"),
+                host("x.example/pics"),
+                host("y.example/bilder-grün"),
+            ],
+            foreign_hosts: vec![
+                host("y.example"),
+                host("s3.amazonaws.com"),
+                host("paintings"),
+            ],
+            ..rules(ReferenceForm::Url)
+        };
+        let named = |name: &str, key: &str| {
+            let keys = rules.widen(name).unwrap();
+            keys.iter().any(|reference| reference.key.as_str() == key)
+        };
+        for (name, key) in [
+            ("https://x.example/pics/a.png", "a.png"),
+            ("https://x.example/pics/a.png", "pics/a.png"),
+            ("https://x.example/pics/#1.png", "#1.png"),
+            ("https://x.example//pics//2026//a.png", "2026/a.png"),
+            ("https://y.example/bilder-grün/a.png", "a.png"),
+            ("https://y.example/bilder-gr%C3%BCn/a%20b.png", "a b.png"),
+            ("https://y.example/bilder-gr%c3%bcn%2Fa.png", "a.png"),
+            ("https://y.example//bilder-grün/a.png", "a.png"),
+            ("https://y.example/x/../bilder-grün/a.png", "a.png"),
+            ("https://s3.amazonaws.com/pics/a.png", "a.png"),
+            ("https://s3.amazonaws.com//pics/a.png", "a.png"),
+            ("https://s3.amazonaws.com/x/../pics/a.png", "a.png"),
+        ] {
+            assert!(named(name, key), "{key} by {name}");
+        }
+        // What a person calls another's is.
+        for name in [
+            "https://y.example/bilder/a.png",
+            "https://y.example/bilder-grün-2/a.png",
+            "https://s3.amazonaws.com/others/a.png",
+            "s3://paintings/a.png",
+        ] {
+            assert_eq!(rules.widen(name), Ok(Vec::new()), "{name}");
+        }
+        // The longest one is meant first.
+        let first = &rules.widen("https://x.example/pics/a.png").unwrap()[0];
+        assert_eq!(
+            (first.key.as_str(), first.kind),
+            ("a.png", ReferenceKind::Primary)
+        );
+    }
+
+    #[test]
+    fn a_key_may_begin_with_what_begins_a_tail() {
+        for (name, key) in [
+            ("s3://pics/#1 winner.png", "#1 winner.png"),
+            ("s3://pics/?.png", "?.png"),
+            ("s3://pics?.png", "?.png"),
+            ("https://cdn.example.com/#selfie.png", "#selfie.png"),
+            ("https://pics.s3.amazonaws.com/#1.png?v=2", "#1.png"),
+            ("https://cdn.example.com/x/../d#1.png", "d#1.png"),
+            ("https://cdn.example.com/x/./e?#1.png?v=1", "x/e?#1.png"),
+            ("s3://pics/guide #x-amz-acl.png", "guide #x-amz-acl.png"),
+            ("s3://pics/why? X-Amz-Date.png", "why? X-Amz-Date.png"),
+        ] {
+            assert!(keys(name).contains(&key.to_owned()), "{key} by {name}");
+        }
+        // It names something, but what comes first in it names the bucket.
+        let references = rules(ReferenceForm::Url).widen("s3://pics/#1.png").unwrap();
+        assert!(
+            references
+                .iter()
+                .all(|one| one.kind == ReferenceKind::Alternate)
+        );
+        for nothing in ["s3://pics", "s3://pics/", "https://cdn.example.com"] {
+            assert!(keys(nothing).is_empty(), "{nothing}");
+        }
+        // However many of them.
+        let marks = "?#".repeat(500);
+        assert!(keys(&format!("s3://pics/{marks}.png?v=2")).contains(&format!("{marks}.png")));
+    }
+
+    #[test]
     fn what_begins_a_tail_may_belong_to_the_key() {
         for (name, expected) in [
             (
@@ -476,16 +644,17 @@ mod tests {
             ),
             ("s3://pics/a.png?", &["a.png", "a.png?"]),
             ("s3://pics/a#b?x-amz-signature=secret#c", &["a", "a#b"]),
-            ("s3://pics?a.png", &[]),
+            ("s3://pics?a.png", &["?a.png"]),
             // A tail that decodes to nothing protects as it is written.
             ("s3://pics/a?%ff", &["a", "a?%ff"]),
         ] {
             assert_eq!(keys(name), expected, "{name}");
         }
-        // However many there are, the whole is among them.
+        // However many there are, the whole is among them; and none is longer than a key.
         let many = format!("a{}", "?#".repeat(100));
-        let read = keys(&format!("s3://pics/{many}"));
-        assert!(read.contains(&many) && read.len() < 20, "{read:?}");
+        assert!(keys(&format!("s3://pics/{many}")).contains(&many));
+        let read = keys(&format!("s3://pics/a{}", "?".repeat(100_000)));
+        assert_eq!(read.len(), MAX_KEY_BYTES);
     }
 
     fn refused(form: ReferenceForm, name: &str) -> String {

@@ -180,12 +180,15 @@ impl Sample {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let place = hasher.finish();
-        if self.0.len() < SAMPLE {
-            self.0.push((place, key));
-        } else if let Some(mut greatest) = self.0.peek_mut()
-            && place < greatest.0
-        {
-            *greatest = (place, key);
+        match self.0.len() {
+            ..SAMPLE => self.0.push((place, key)),
+            _ => {
+                if let Some(mut greatest) = self.0.peek_mut()
+                    && place < greatest.0
+                {
+                    *greatest = (place, key);
+                }
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join;
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -18,8 +19,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 pub enum Probe {
     /// The storage refused because the condition was not met.
     Honoured,
-    /// It refused so for a single deletion, and claims the one in a batch: whether it looks
-    /// at conditions there cannot be told from an absent key.
+    /// It refused so in a batch or for a single deletion, and did not in the other way: whether
+    /// it looks at conditions there cannot be told from an absent key.
     Unclear,
     /// It claims every deletion: it does not look at conditions.
     Ignored,
@@ -32,7 +33,8 @@ pub enum Probe {
     },
 }
 
-/// Asks for the deletion of a key that does not exist, on a condition that nothing fulfils.
+/// Asks for the deletion of a key that does not exist, on a condition that nothing fulfils, in a
+/// batch and alone: some storages look at the condition in one of them only.
 ///
 /// S3 answers a single one with `NoSuchKey`
 /// (measured in <https://github.com/ministackorg/ministack/issues/1475>). A storage that
@@ -49,16 +51,16 @@ pub async fn probe(delete: &impl Delete, prefix: &Prefix) -> Probe {
         last_modified: Timestamp::UNIX_EPOCH,
     };
     let asked = std::slice::from_ref(&nothing);
-    let together = patiently(async || delete.delete_batch(asked).await).await;
-    match shown(&nothing, together) {
-        Probe::Ignored => match shown(
-            &nothing,
-            patiently(async || delete.delete_alone(&nothing).await).await,
-        ) {
-            Probe::Honoured => Probe::Unclear,
-            alone => alone,
-        },
-        together => together,
+    let (together, alone) = join(
+        patiently(async || delete.delete_batch(asked).await),
+        patiently(async || delete.delete_alone(&nothing).await),
+    )
+    .await;
+    match (shown(&nothing, together), shown(&nothing, alone)) {
+        (Probe::Honoured, Probe::Honoured) => Probe::Honoured,
+        (Probe::Honoured, _) | (Probe::Ignored, Probe::Honoured) => Probe::Unclear,
+        (Probe::Ignored, alone) => alone,
+        (together, _) => together,
     }
 }
 
@@ -87,9 +89,9 @@ fn shown(nothing: &Orphan, answer: Result<BatchAnswer, BatchFault>) -> Probe {
         Ok(answer) => match reconcile(std::slice::from_ref(nothing), answer).pop() {
             Some(Word::ConditionFailed | Word::Settled(Outcome::Gone)) => Probe::Honoured,
             Some(Word::Settled(Outcome::Deleted { .. })) => Probe::Ignored,
-            Some(Word::Settled(Outcome::Failed { code, message })) => {
-                Probe::Failed { code, message }
-            }
+            Some(
+                Word::Settled(Outcome::Failed { code, message }) | Word::Doubtful { code, message },
+            ) => Probe::Failed { code, message },
             other => failed("NoWord", format!("the answer says {other:?}")),
         },
         Err(BatchFault::Throttled { code }) => failed(&code, "asked to slow down".to_owned()),

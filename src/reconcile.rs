@@ -45,6 +45,13 @@ pub enum Word {
     /// It was not deleted because the condition failed: a look at the object tells
     /// whether it changed or is gone.
     ConditionFailed,
+    /// S3 failed at it, and may have done it all the same: a look at the object tells.
+    Doubtful {
+        /// S3's error code.
+        code: String,
+        /// S3's words.
+        message: String,
+    },
     /// The answer does not say: a look at the object may.
     Silent {
         /// Why not.
@@ -95,8 +102,18 @@ pub fn of_error(code: String, message: String) -> Word {
         "ConditionalRequestConflict" | "OperationAborted" => {
             Word::Settled(Outcome::Spared(SparedBy::Conflict))
         }
+        "InternalError" | "ServiceUnavailable" | "RequestTimeout" => {
+            Word::Doubtful { code, message }
+        }
         _ => Word::Settled(Outcome::Failed { code, message }),
     }
+}
+
+/// Whether S3 says with this code that it did nothing of what was asked: it was asked too
+/// often. Others that ask to come again later may have passed the request on.
+#[must_use]
+pub fn did_nothing(code: &str) -> bool {
+    code == "SlowDown"
 }
 
 #[cfg(test)]
@@ -134,6 +151,10 @@ mod tests {
             message: "words".to_owned(),
         };
         assert_eq!(of("AccessDenied"), Word::Settled(failed));
+        for code in ["InternalError", "ServiceUnavailable", "RequestTimeout"] {
+            let (code, message) = (code.to_owned(), "words".to_owned());
+            assert_eq!(of(&code.clone()), Word::Doubtful { code, message });
+        }
     }
 
     proptest! {

@@ -361,7 +361,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             },
             settings.allowed,
         );
-        refusals.extend(self.doubt_database(&snapshot.state()));
+        refusals.extend(self.doubt_database(&snapshot.state(), settings.min_age));
         if !refusals.is_empty() {
             return Ok(End::Refused(refusals));
         }
@@ -576,7 +576,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             Probe::Honoured => Ok(Ok(true)),
             Probe::Unclear => {
                 tracing::warn!(
-                    "the storage does not show whether it honours conditions in a batch; each object is looked at just before its batch"
+                    "the storage does not show that it honours conditions in batches and for single keys; each object is looked at just before its batch"
                 );
                 Ok(Ok(false))
             }

@@ -229,7 +229,7 @@ pub async fn undelete(
             message: "S3 said that the delete marker was removed, and it still stands there"
                 .to_owned(),
         })),
-        newest if is_object(newest.as_ref(), &orphan.etag) => Ok(Undone::Restored),
+        newest if newest == top.below => Ok(Undone::Restored),
         Some(_) => Ok(Undone::Newer),
         None => Ok(Undone::Lost),
     }
@@ -260,7 +260,9 @@ fn judge<'a>(top: &'a Top, orphan: &Orphan, claim: &'a Claim) -> Verdict<'a> {
             } else if restorable {
                 Verdict::Remove(id)
             } else {
-                Verdict::Settled(Undone::Lost)
+                // What was deleted may have been destroyed since, so that an older version
+                // stands there; or the storage did not look at the entity tag.
+                Verdict::Missing
             }
         }
         // The run's marker has no id of its own. What stands there tells what it can.
@@ -458,6 +460,7 @@ mod tests {
                 Claim::Within(_) => Undone::Untouched,
                 Claim::Marker(id) if id != "null" => match newest {
                     None => Undone::Lost,
+                    Some(newest) if is_claimed(newest) && before.iter().any(is_it) => Undone::Newer,
                     Some(newest) if is_claimed(newest) => Undone::Lost,
                     Some(newest) if is_it(newest) && before.iter().all(|version| version.id != *id) => Undone::Present,
                     Some(_) => Undone::Newer,

@@ -191,6 +191,19 @@ async fn what_changes_in_between_is_spared_and_what_goes_is_gone() {
     assert_eq!(world.keys().len(), 12);
 }
 
+/// An answer with an error in the place of this key's deletion.
+fn failed_all_the_same(body: &str, key: &str) -> String {
+    let Some(at) = body.find(key) else {
+        return body.to_owned();
+    };
+    let from = body[..at].rfind("<Deleted>").expect("a deletion");
+    let (_, rest) = body[at..].split_once("</Deleted>").expect("its end");
+    format!(
+        "{}<Error><Key>{key}</Key><Code>InternalError</Code></Error>{rest}",
+        &body[..from]
+    )
+}
+
 #[tokio::test]
 async fn a_key_counts_by_what_s3_said_of_it() {
     for (effect, status, outcome, left) in [
@@ -205,6 +218,13 @@ async fn a_key_counts_by_what_s3_said_of_it() {
             Status::Incomplete,
             "failed",
             true,
+        ),
+        // Failed, and done all the same.
+        (
+            Effect::edit_body(|body| failed_all_the_same(&body, &orphan(1))),
+            Status::Completed,
+            "deleted",
+            false,
         ),
         (
             Effect::KeyError("ConditionalRequestConflict"),

@@ -353,6 +353,65 @@ async fn a_search_that_did_not_come_to_its_end_is_made_again() {
     assert_eq!(second.summary.counts.deleted, 0);
 }
 
+/// A column that fails is not the end of the search, wherever it stands.
+#[tokio::test]
+async fn a_column_that_cannot_be_read_to_its_end_is_skipped() {
+    let world = world(&["images/portrait-1.png"]).await;
+    let hidden = "CREATE TABLE hidden_0 (name text); ALTER TABLE hidden_0 ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON hidden_0 USING (true)";
+    let again = hidden.replace("hidden_0", "hidden_1");
+    world
+        .sql(&format!("{hidden}; {again}; CREATE TABLE users (avatar text); INSERT INTO users VALUES ('portrait-1.png')"))
+        .await;
+    let url = reader(&world, "reader").await;
+    world
+        .sql(&format!(
+            "GRANT SELECT ON hidden_0, hidden_1, users TO {}",
+            url.username()
+        ))
+        .await;
+    let as_reader = [(Setting::DatabaseUrl, url.as_str())];
+    let report = world.run(&as_reader).await;
+    assert!(
+        hint(&report).contains("named in public.users.avatar, which"),
+        "{}",
+        hint(&report)
+    );
+    // Without it nothing is found, and the search does not end the run.
+    world.sql("DROP TABLE users").await;
+    let report = world.run(&as_reader).await;
+    assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+}
+
+/// The role may not be able to read what is behind the view that the query reads.
+#[tokio::test]
+async fn a_view_that_the_query_reads_is_searched_for_other_spellings() {
+    let world = world(&["images/portrait-1.png"]).await;
+    world
+        .sql("CREATE VIEW named AS SELECT name FROM images; INSERT INTO images VALUES ('/images/portrait-1.png')")
+        .await;
+    let url = reader(&world, "reader").await;
+    world
+        .sql(&format!(
+            "REVOKE ALL ON images FROM {0}; GRANT SELECT ON named TO {0}",
+            url.username()
+        ))
+        .await;
+    let report = world
+        .run(&[
+            (Setting::DatabaseUrl, url.as_str()),
+            (Setting::References, "SELECT name FROM named"),
+        ])
+        .await;
+    assert!(
+        hint(&report).contains(
+            "public.named.name, which the references query reads, but in another spelling"
+        ),
+        "{}",
+        hint(&report)
+    );
+    assert_eq!(deletions(&world), 0);
+}
+
 #[tokio::test]
 async fn what_may_not_be_read_or_takes_too_long_is_said_and_stops_nothing() {
     let world = world(&["images/portrait-1.png"]).await;

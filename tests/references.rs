@@ -374,6 +374,95 @@ async fn rows_lost_under_the_snapshot_are_noticed() {
     }
 }
 
+/// What was filled in the transaction that puts it in place is not seen by the snapshot.
+#[tokio::test]
+async fn a_view_that_is_replaced_and_a_child_that_is_taken_away_are_noticed() {
+    for (tables, work, relation) in [
+        (
+            "CREATE TABLE other (name text); CREATE VIEW named AS SELECT name FROM images",
+            "LOCK TABLE named IN ACCESS EXCLUSIVE MODE; INSERT INTO other SELECT name FROM images; CREATE OR REPLACE VIEW named AS SELECT name FROM other",
+            Some("named"),
+        ),
+        (
+            "CREATE TABLE named (name text) PARTITION BY LIST (name); CREATE TABLE p1 PARTITION OF named FOR VALUES IN ('a.png'); CREATE TABLE rest PARTITION OF named DEFAULT; INSERT INTO named SELECT name FROM images",
+            "ALTER TABLE named DETACH PARTITION p1; INSERT INTO named SELECT name FROM p1",
+            Some("named"),
+        ),
+        (
+            "CREATE TABLE named (name text); CREATE TABLE child () INHERITS (named); CREATE TABLE spare () INHERITS (named); INSERT INTO child SELECT name FROM images",
+            "LOCK TABLE named IN ACCESS EXCLUSIVE MODE; INSERT INTO spare SELECT name FROM child; ALTER TABLE child NO INHERIT named",
+            Some("named"),
+        ),
+        // Nothing of it was taken away.
+        (
+            "CREATE TABLE named (name text); CREATE TABLE child (name text); INSERT INTO named SELECT name FROM images",
+            "LOCK TABLE named IN ACCESS EXCLUSIVE MODE; ALTER TABLE child INHERIT named",
+            None,
+        ),
+        (
+            "CREATE VIEW named AS SELECT name FROM images",
+            "LOCK TABLE named IN ACCESS EXCLUSIVE MODE; SAVEPOINT s; CREATE OR REPLACE VIEW named AS SELECT name || 'x' AS name FROM images; ROLLBACK TO s",
+            None,
+        ),
+    ] {
+        let world = world().await;
+        world.sql(tables).await;
+        let mut other = world.connect().await;
+        other
+            .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(format!("BEGIN; {work}"))))
+            .await
+            .expect("worked");
+        let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
+        let query = ReferencesQuery::new("SELECT name::text FROM named");
+        let read = async {
+            let mut snapshot = Snapshot::open(&database, &query).await?;
+            let names: Vec<_> = snapshot.names(false).await?.try_collect().await?;
+            snapshot.finish().await?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(names.len())
+        };
+        let (read, ()) = tokio::join!(read, commit_when_awaited(&world, &mut other));
+        match (relation, read) {
+            (None, Ok(names)) => assert_eq!(names, 2, "{work}"),
+            (Some(relation), Err(error)) => {
+                assert!(error.to_string().contains(relation), "{work}: {error}");
+            }
+            (_, read) => panic!("{work}: {read:?}"),
+        }
+    }
+}
+
+/// What fails in a function that handles exceptions yields fewer rows, in silence.
+#[tokio::test]
+async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
+    let world = world().await;
+    world
+        .sql("CREATE FUNCTION careful() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; EXCEPTION WHEN insufficient_privilege THEN NULL; END $$; \
+            CREATE FUNCTION names() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT * FROM careful(); END $$; \
+            CREATE FUNCTION \"Plain\"() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; IF NOT FOUND THEN RAISE EXCEPTION 'when?'; END IF; END $$; \
+            CREATE FUNCTION \"Careful\"() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; exception  when others then null; END $$; \
+            CREATE VIEW named AS SELECT * FROM careful() AS t (name)")
+        .await;
+    for (query, function) in [
+        ("SELECT careful()", "careful()"),
+        ("SELECT * FROM names()", "careful()"),
+        ("SELECT name FROM named", "careful()"),
+        (
+            "SELECT upper(n) FROM \"Careful\"() AS t (n)",
+            "\"Careful\"()",
+        ),
+    ] {
+        let report = world.run(&[(Setting::References, query)]).await;
+        let failure = failure(&report);
+        let told = format!("calls {function}, where exceptions are handled");
+        assert!(failure.contains(&told), "{query}: {failure}");
+    }
+    assert_eq!((world.keys().len(), deletions(&world)), (3, 0));
+    let report = world
+        .run(&[(Setting::References, "SELECT * FROM \"Plain\"()")])
+        .await;
+    assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+}
+
 /// A fresh check of what this query names in the world's database.
 async fn primary_check(world: &World, query: &str) -> PrimaryCheck {
     let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
@@ -631,6 +720,21 @@ async fn rows_that_a_function_hides_from_itself_end_the_run() {
         .await;
     let report = world.run(&[]).await;
     assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+    // It may turn it on in its body, and put it back.
+    world
+        .sql("CREATE OR REPLACE FUNCTION names() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config('row_security', 'on', true); RETURN QUERY SELECT name::text FROM images; PERFORM set_config('row_security', 'off', true); END $$")
+        .await;
+    let report = world
+        .run(&[
+            (Setting::DatabaseUrl, url.as_str()),
+            (Setting::References, "SELECT names()"),
+        ])
+        .await;
+    let failure = support::failure(&report);
+    assert!(
+        failure.contains("reads images, which has row level security"),
+        "{failure}"
+    );
 }
 
 #[tokio::test]

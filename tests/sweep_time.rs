@@ -706,6 +706,33 @@ async fn more_than_ten_spared_in_a_batch_is_a_wrong_snapshot() {
     }
 }
 
+/// Only S3's own SlowDown says that nothing was done.
+#[tokio::test(start_paused = true)]
+async fn what_asks_to_come_again_may_have_passed_the_request_on() {
+    for (code, attempts, counts) in [
+        ("ServiceUnavailable", 1, [3, 0, 0]),
+        ("ServiceUnavailable", 8, [2, 0, 1]),
+        ("SlowDown", 1, [1, 2, 0]),
+        ("SlowDown", 8, [0, 0, 3]),
+    ] {
+        let case = Case::of(&keys(3));
+        {
+            let mut world = case.fake.world();
+            let throttled = BatchFault::Throttled {
+                code: code.to_owned(),
+            };
+            world.faults = vec![throttled; attempts];
+            for gone in [key(0), key(1)] {
+                world.objects.remove(&gone);
+                world.markers.insert(gone);
+            }
+        }
+        let report = case.run().await.counts;
+        let told = [report.deleted, report.gone, report.failed];
+        assert_eq!(told, counts, "{code} {attempts} times");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_throttled_batch_is_sent_again_but_never_on_a_stale_check() {
     let slow = || BatchFault::Throttled {

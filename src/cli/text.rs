@@ -114,7 +114,7 @@ fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
         )?;
         let until = match recoverable_days {
             _ if *recoverable_bytes == 0 => String::new(),
-            Some(days) => format!("  by `restore`, for {days} days; then they are freed"),
+            Some(days) => format!("  by `restore`, for {days} days at least"),
             None => "  by `restore`; no rule that frees them later is known".to_owned(),
         };
         writeln!(

@@ -30,7 +30,8 @@ const MAX_TEXT: usize = 1_000_000;
 const NO_TIME: &str = "no time was left";
 
 /// Every column of text, JSON or arrays of them, small tables first, so that much is searched
-/// before the time is up. A partition is searched with its table. What the transaction holds a
+/// before the time is up. A partition is searched with its table, and a view where the query reads it:
+/// the role may not be able to read what is behind it. What the transaction holds a
 /// lock on is what the references query reads.
 const COLUMNS: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text, \
         format('%I.%I', n.nspname, c.relname), quote_ident(a.attname), \
@@ -41,7 +42,8 @@ const COLUMNS: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text,
         JOIN pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_type AS t ON t.oid = a.atttypid \
         LEFT JOIN pg_type AS b ON b.oid = t.typbasetype \
         LEFT JOIN pg_type AS e ON e.oid = COALESCE(b.typelem, t.typelem) \
-    WHERE c.relkind IN ('r', 'p', 'm') AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped \
+    WHERE (c.relkind IN ('r', 'p', 'm') OR c.relkind = 'v' AND EXISTS (SELECT FROM pg_locks AS l \
+            WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation = c.oid)) AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped \
         AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' \
         AND (t.typcategory = 'S' OR COALESCE(b.typname, t.typname) IN ('json', 'jsonb', 'xml', 'hstore') \
             OR t.typcategory = 'A' AND (e.typcategory = 'S' OR e.typname IN ('json', 'jsonb'))) \
@@ -50,6 +52,7 @@ const COLUMNS: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text,
 /// A search that goes on.
 #[derive(Debug)]
 pub struct ColumnSearch {
+    database: Database,
     connection: PgConnection,
     query: ReferencesQuery,
     /// The column that the query yields as it is: its table as SQL names it, and its name.
@@ -63,12 +66,10 @@ impl ColumnSearch {
     /// # Errors
     /// No connection, or a query that the database refuses.
     pub async fn open(database: &Database, query: &ReferencesQuery) -> Result<Self, DatabaseError> {
-        let mut connection = database.connect().await?;
-        database
-            .begin(&mut connection, Isolation::ReadCommitted)
-            .await?;
+        let mut connection = begin(database).await?;
         let origin = query.validate(&mut connection).await?;
         Ok(Self {
+            database: database.clone(),
             connection,
             query: query.clone(),
             origin: origin.map(|origin| (origin.table, origin.column)),
@@ -155,7 +156,11 @@ impl ColumnSearch {
             Err(DatabaseError::Statement {
                 source: Said(sqlx::Error::Database(error)),
                 ..
-            }) => Searched::Skipped(said(error.as_ref(), limit)),
+            }) => {
+                // The driver leaves a part of the server's answer to a COPY that failed unread.
+                self.connection = begin(&self.database).await?;
+                return Ok(Searched::Skipped(said(error.as_ref(), limit)));
+            }
             Err(error) => return Err(error),
         };
         self.end_statement("search a column").await?;
@@ -214,6 +219,15 @@ impl ColumnSearch {
         self.end_statement(TRIED).await?;
         Ok(yielded)
     }
+}
+
+/// A transaction that reads.
+async fn begin(database: &Database) -> Result<PgConnection, DatabaseError> {
+    let mut connection = database.connect().await?;
+    database
+        .begin(&mut connection, Isolation::ReadCommitted)
+        .await?;
+    Ok(connection)
 }
 
 /// Why the database ended a statement, fit to be shown.

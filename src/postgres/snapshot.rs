@@ -32,6 +32,21 @@ const REWRITTEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, 
         OR c.relkind IN ('r', 'p', 'f') AND EXISTS (SELECT FROM pg_partition_ancestors(c.oid) WITH ORDINALITY AS a (oid, place) \
             WHERE a.place = 2 AND NOT EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid AND i.inhparent = a.oid)) END";
 
+/// What was taken from a relation, or defined anew, after the snapshot was taken and before it
+/// was locked: a child or partition that is not read any more, whose rows may be elsewhere by
+/// now, and a view, which may read by now what was filled in the same transaction. The row of
+/// the catalogue that the snapshot still sees tells who has replaced it. (Its number has 32
+/// bits; the snapshot's, with the epoch, tells the rest.)
+const REPLACED: &str = "WITH locked AS (SELECT l.relation AS oid FROM pg_locks AS l \
+        WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' \
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())), \
+    changed AS (SELECT r.ev_class AS oid, r.xmax::text::bigint AS by FROM pg_rewrite AS r WHERE r.ev_class IN (SELECT oid FROM locked) \
+        UNION ALL SELECT i.inhparent, i.xmax::text::bigint FROM pg_inherits AS i \
+            WHERE i.inhparent IN (SELECT oid FROM locked) AND i.inhrelid NOT IN (SELECT oid FROM locked)), \
+    next AS (SELECT txid_snapshot_xmax(txid_current_snapshot()) AS id) \
+    SELECT string_agg(DISTINCT c.oid::regclass::text, ', ') FROM changed AS c, next \
+    WHERE c.by <> 0 AND txid_status(next.id + (c.by - next.id % 4294967296 + 6442450944) % 4294967296 - 2147483648) = 'committed'";
+
 /// A read-only transaction with one snapshot, in which the references query was found good.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -89,10 +104,12 @@ impl ReferenceSnapshot for Snapshot {
     /// Fails where a table was truncated, rewritten or replaced under the snapshot, or where
     /// nobody could tell.
     async fn finish(mut self) -> Result<(), SnapshotError> {
-        let relations: Option<String> =
-            first_column(&mut self.connection, REWRITTEN, "look for rewritten tables").await?;
-        if let Some(relations) = relations {
-            return Err(DatabaseError::Rewritten { relations }.into());
+        for lost in [REWRITTEN, REPLACED] {
+            let relations: Option<String> =
+                first_column(&mut self.connection, lost, "look for rewritten tables").await?;
+            if let Some(relations) = relations {
+                return Err(DatabaseError::Rewritten { relations }.into());
+            }
         }
         refuse_unseen(&mut self.connection, &self.query).await?;
         execute(&mut self.connection, "ROLLBACK".to_owned())

@@ -1,9 +1,9 @@
 //! What a query reads of which nobody here can tell whether all rows were seen.
 
-use serde_json::Value;
 use sqlx::postgres::PgConnection;
 
 use super::ask::{explain, first_column};
+use super::query::literal;
 use super::{DatabaseError, ReferencesQuery};
 
 /// The foreign tables that were read: whether their rows were truncated, or filtered by row
@@ -13,14 +13,28 @@ const FOREIGN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ',
     WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind = 'f' \
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
-/// The tables with row level security that were read where a function turns it on for itself:
-/// in there `row_security = off` does not make filtered rows an error.
+/// The tables with row level security that were read where a function turns it on, for itself or
+/// in its body: in there `row_security = off` does not make filtered rows an error.
 const HIDDEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') \
     FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
     WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relrowsecurity \
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
     AND (current_setting('row_security') <> 'off' OR EXISTS (SELECT FROM pg_proc AS p, unnest(p.proconfig) AS s \
-        WHERE CASE WHEN lower(split_part(s, '=', 1)) = 'row_security' THEN split_part(s, '=', 2)::bool END))";
+        WHERE CASE WHEN lower(split_part(s, '=', 1)) = 'row_security' THEN split_part(s, '=', 2)::bool END) \
+        OR EXISTS (SELECT FROM pg_proc AS p WHERE p.prosrc ILIKE '%row_security%' AND p.pronamespace <> 'pg_catalog'::regnamespace))";
+
+/// The functions that this plan calls, and those that they name, which handle exceptions: what
+/// fails in there (a right that is missing, `row_security = off`, a read-only transaction, a
+/// lock) yields fewer rows in silence, and the locks of what was read before end with it.
+fn handling(plan: &str) -> String {
+    format!(
+        "WITH RECURSIVE own AS (SELECT oid, proname, prosrc FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace), \
+        called AS (SELECT oid, prosrc FROM own WHERE position(quote_ident(proname) || '(' IN {}) > 0 \
+            UNION SELECT own.oid, own.prosrc FROM called JOIN own ON position(own.proname IN called.prosrc) > 0) \
+        SELECT string_agg(DISTINCT oid::regprocedure::text, ', ') FROM called WHERE prosrc ~* '\\mexception\\s+when\\M'",
+        literal(plan)
+    )
+}
 
 /// Fails where this transaction has read, or planned to read, tables of which nobody can tell
 /// whether all rows were seen.
@@ -39,18 +53,30 @@ pub(super) async fn refuse_unseen(
         first_column(connection, HIDDEN, "look for row level security").await?;
     if let Some(tables) = hidden {
         return Err(DatabaseError::Query(format!(
-            "reads {tables}, which has row level security, and a function of the database sets row_security for itself: whether rows were filtered there cannot be seen from here; read the table without that function, or ALTER FUNCTION … RESET row_security"
+            "reads {tables}, which has row level security, and a function of the database sets row_security: whether rows were filtered there cannot be seen from here; read the table without that function, or ALTER FUNCTION … RESET row_security"
         )));
     }
-    if calls_dblink(&explain(connection, &query.select()).await?) {
+    let plan = explain(connection, &query.select()).await?.to_string();
+    let handling: Option<String> = first_column(
+        connection,
+        // As it stands in JSON.
+        &handling(&plan.replace("\\\"", "\"")),
+        "look for functions that handle exceptions",
+    )
+    .await?;
+    if let Some(functions) = handling {
+        return Err(DatabaseError::Query(format!(
+            "calls {functions}, where exceptions are handled: what fails in there yields fewer rows in silence; let it fail, without EXCEPTION, or read the tables without it"
+        )));
+    }
+    if calls_dblink(&plan) {
         return Err(DatabaseError::Query("reads another database by dblink: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database".to_owned()));
     }
     Ok(())
 }
 
 /// Whether any function of the extension dblink stands in a plan.
-fn calls_dblink(plan: &Value) -> bool {
-    let plan = plan.to_string();
+fn calls_dblink(plan: &str) -> bool {
     plan.match_indices("dblink").any(|(at, _)| {
         plan[at..]
             .trim_start_matches(|c: char| c.is_ascii_lowercase() || c == '_')

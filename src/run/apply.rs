@@ -1,6 +1,8 @@
 //! A run over what a reviewed manifest lists: no more than that is deleted, and each key of it
 //! is judged again, by a snapshot taken now, the fresh check, its age and its ETag.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -56,7 +58,10 @@ impl<J: Journal + Sync> Run<'_, J> {
             ..ground
         };
         let mut refusals = guards::inspect(&standby, settings.allowed);
-        refusals.extend(self.doubt_database(&snapshot.state()));
+        // The one that the plan was made with: to a transaction older than that it was blind.
+        let grace = reviewed.header().started_at.duration_since(cutoff);
+        let grace = Duration::try_from(grace).unwrap_or_default();
+        refusals.extend(self.doubt_database(&snapshot.state(), grace));
         refusals.extend(review::same_database(reviewed.header(), &identity));
         if !refusals.is_empty() {
             return Ok(End::Refused(refusals));

@@ -1,6 +1,8 @@
 //! The part of a run that doubts a plan: by the last good run, by what else the database
 //! names, by the state that the database is in.
 
+use std::time::Duration;
+
 use super::{Run, unless};
 use crate::chain::chain;
 use crate::failure::RunError;
@@ -25,9 +27,9 @@ pub(super) enum Doubted {
 
 impl<J: Journal + Sync> Run<'_, J> {
     /// The guards on the state of the database.
-    pub(super) fn doubt_database(&self, state: &DatabaseState) -> Vec<Refusal> {
+    pub(super) fn doubt_database(&self, state: &DatabaseState, grace: Duration) -> Vec<Refusal> {
         let doubts = &self.settings.doubts;
-        guards::old_transactions(state, self.settings.min_age, doubts)
+        guards::old_transactions(state, grace, doubts)
             .into_iter()
             .chain(guards::replica_lag(state, doubts))
             .collect()

@@ -2,17 +2,17 @@
 
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::error::{BuildError, ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::types::{Delete as DeleteRequest, EncodingType, ObjectIdentifier};
+use aws_sdk_s3::types::{Delete as DeleteRequest, ObjectIdentifier};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use jiff::Timestamp;
-use percent_encoding::percent_decode_str;
 
-use super::bucket::{Bucket, said, timestamp};
+use super::bucket::{Bucket, said};
 use crate::chain::unsigned;
 use crate::hands::{BatchFault, Current, Delete, Look, LookError};
 use crate::key::ObjectKey;
 use crate::object::Orphan;
 use crate::reconcile::{BatchAnswer, DeletedKey, KeyError};
+use crate::undelete::{VersionKind, Wanted};
 
 /// Deletes objects of a bucket, each on the condition of its entity tag.
 #[derive(Debug)]
@@ -173,48 +173,16 @@ impl Delete for Deleter {
         orphan: &Orphan,
         since: Timestamp,
     ) -> Result<Option<String>, LookError> {
-        // Among all keys that begin with this one, it comes first, its newest version first.
-        let answer = self
-            .0
-            .client
-            .list_object_versions()
-            .bucket(&self.0.name)
-            .prefix(orphan.key.as_str())
-            .encoding_type(EncodingType::Url)
-            .max_keys(2)
-            .send()
-            .await
-            .map_err(|error| {
-                let said = said(&error);
-                LookError {
-                    code: said.code,
-                    message: said.message,
-                }
-            })?;
-        let url = answer.encoding_type == Some(EncodingType::Url);
-        let same = |key: Option<&str>| {
-            key.is_some_and(|key| {
-                if url {
-                    percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy()
-                        == orphan.key.as_str()
-                } else {
-                    key == orphan.key.as_str()
-                }
-            })
-        };
         // S3's times are whole seconds.
-        let ours = |at: Option<Timestamp>| at.is_some_and(|at| at.as_second() >= since.as_second());
-        let marker = answer.delete_markers().iter().find(|marker| {
-            marker.is_latest == Some(true)
-                && same(marker.key())
-                && ours(marker.last_modified.and_then(timestamp))
+        let is_since =
+            |at: Option<Timestamp>| at.is_some_and(|at| at.as_second() >= since.as_second());
+        let top = self.0.top(&orphan.key).await?;
+        let stands_below = top
+            .below
+            .is_some_and(|below| Wanted::Tag(&orphan.etag).is(&below));
+        let marker = top.newest.filter(|newest| {
+            stands_below && newest.kind == VersionKind::Marker && is_since(newest.last_modified)
         });
-        let below = answer
-            .versions()
-            .iter()
-            .any(|version| same(version.key()) && version.e_tag() == Some(orphan.etag.as_str()));
-        Ok(marker
-            .filter(|_| below)
-            .and_then(|marker| marker.version_id.clone()))
+        Ok(marker.map(|marker| marker.id).filter(|id| !id.is_empty()))
     }
 }

@@ -11,6 +11,7 @@ mod retention;
 mod signable;
 mod undelete;
 mod uploads;
+mod versions;
 
 pub(crate) use bucket::said;
 pub use bucket::{Bucket, BucketError};

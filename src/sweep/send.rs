@@ -10,7 +10,7 @@ use super::{Course, SweepError};
 use crate::guards::Versioning;
 use crate::hands::{BatchFault, Current, Delete};
 use crate::object::{Orphan, Outcome, SparedBy};
-use crate::reconcile::{BatchAnswer, Word, reconcile};
+use crate::reconcile::{BatchAnswer, Word, did_nothing, reconcile};
 
 /// Whether XML 1.0 can carry the key and give it back
 /// (<https://www.w3.org/TR/xml/#charsets>). White space but the space is left out, too:
@@ -48,8 +48,19 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
         }
         let asked: Vec<Orphan> = orphans.iter().map(|(orphan, _)| orphan.clone()).collect();
         let sent_at = self.course.judged.now();
-        let words = match self.ask(&asked).await {
-            Ok(answer) => reconcile(&asked, answer),
+        let mut may_have_acted = false;
+        let words = match self.ask(&asked, &mut may_have_acted).await {
+            Ok(answer) => {
+                let mut words = reconcile(&asked, answer);
+                for word in words.iter_mut().filter(|_| may_have_acted) {
+                    if *word == Word::Settled(Outcome::Gone) {
+                        *word = Word::Silent {
+                            reason: "S3 asked to come again later, and may have deleted it all the same",
+                        };
+                    }
+                }
+                words
+            }
             Err(BatchFault::Unreadable { .. }) if asked.len() > 1 => {
                 let (left, right) = orphans.split_at_mut(asked.len() / 2);
                 Box::pin(self.send(left)).await?;
@@ -59,11 +70,13 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
                 return Box::pin(self.send(right)).await;
             }
             Err(BatchFault::Throttled { code }) => {
-                let failed = Outcome::Failed {
-                    code,
-                    message: "S3 kept asking to slow down".to_owned(),
+                let message = "S3 kept asking to slow down".to_owned();
+                let failed = if may_have_acted {
+                    Word::Doubtful { code, message }
+                } else {
+                    Word::Settled(Outcome::Failed { code, message })
                 };
-                vec![Word::Settled(failed); asked.len()]
+                vec![failed; asked.len()]
             }
             Err(BatchFault::Unreadable { code, message }) => {
                 vec![Word::Settled(Outcome::Failed { code, message })]
@@ -121,8 +134,13 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
     }
 
     /// One request, sent again only when S3 said that it did nothing, and only as long as
-    /// the fresh check and the listing are fresh.
-    async fn ask(&self, asked: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
+    /// the fresh check and the listing are fresh. What says so in its place may have passed a
+    /// request on.
+    async fn ask(
+        &self,
+        asked: &[Orphan],
+        may_have_acted: &mut bool,
+    ) -> Result<BatchAnswer, BatchFault> {
         let mut attempt = 0;
         loop {
             let alone = matches!(asked, [one] if !fits_in_xml(one.key.as_str()));
@@ -142,9 +160,8 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
             match answer {
                 Err(BatchFault::Throttled { code }) => {
                     self.course.throttle.refused(asked.len());
-                    let again = attempt < MAX_ATTEMPTS
-                        && !self.course.stop.requested()
-                        && Instant::now() + pause < self.fresh_until;
+                    *may_have_acted |= !did_nothing(&code);
+                    let again = attempt < MAX_ATTEMPTS && !self.course.stop.requested();
                     if again {
                         tokio::time::sleep(pause).await;
                     }
@@ -167,10 +184,14 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
 
     /// What became of the orphan, after a look at it where the answer left that open.
     async fn settle(&self, orphan: &Orphan, word: Word, sent_at: Timestamp) -> Outcome {
-        let reason = match word {
+        let (reason, failed) = match word {
             Word::Settled(outcome) => return outcome,
-            Word::ConditionFailed => None,
-            Word::Silent { reason } => Some(reason),
+            Word::ConditionFailed => (None, None),
+            Word::Silent { reason } => (Some(reason), None),
+            Word::Doubtful { code, message } => (
+                Some("S3 failed at it, and may have deleted it all the same"),
+                Some(Outcome::Failed { code, message }),
+            ),
         };
         match self.course.hands.delete.look(&orphan.key).await {
             // Absent after a request of ours whose answer is missing: only the versions can tell.
@@ -199,11 +220,12 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
             Ok(Current::Present { etag, .. }) if etag.as_ref() != Some(&orphan.etag) => {
                 Outcome::Spared(SparedBy::ETag)
             }
-            // Still there with its own tag: the condition failed for another reason, or the
-            // request may yet take effect.
-            Ok(Current::Present { .. }) => match reason {
-                None => Outcome::Spared(SparedBy::ETag),
-                Some(reason) => Outcome::Unknown {
+            // Still there with its own tag: it was not deleted, or the condition failed for another
+            // reason, or the request may yet take effect.
+            Ok(Current::Present { .. }) => match (failed, reason) {
+                (Some(failed), _) => failed,
+                (None, None) => Outcome::Spared(SparedBy::ETag),
+                (None, Some(reason)) => Outcome::Unknown {
                     reason: format!("{reason}, and the object is still there"),
                 },
             },

@@ -439,9 +439,12 @@ fn hides_deletions(kind: Kind) -> bool {
         kind,
         Kind::LostBeforeEffect
             | Kind::LostAfterEffect
+            | Kind::UnavailableAfterEffect
             | Kind::LostLateEffect
             | Kind::KeyUnmentioned
             | Kind::KeyContradicted
+            | Kind::KeyInternalError
+            | Kind::KeyFailedAfterEffect
     )
 }
 

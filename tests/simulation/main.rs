@@ -105,8 +105,10 @@
 //! | `SlowDownForever` | incomplete | of batches before |
 //! | `LostBeforeEffect`: reset before S3 acted | incomplete: unknown | of the others |
 //! | `LostAfterEffect`: timed out after S3 acted | completed: the marker proves it | all due |
+//! | `UnavailableAfterEffect`: 503 that is no SlowDown, after S3 acted | completed: the marker proves it (incomplete without versions) | all due |
 //! | `LostLateEffect`: S3 acts after the look | incomplete: unknown | all due |
-//! | `KeyInternalError`, `KeyAccessDenied` of one key | incomplete | of the others |
+//! | `KeyInternalError`, `KeyAccessDenied` of one key | incomplete (completed where it was overwritten) | of the others |
+//! | `KeyFailedAfterEffect`: an error for a key that is deleted | completed: the marker proves it (incomplete without versions) | all due |
 //! | `KeyPreconditionFailed`, `KeyConflict` (409) of one key | completed: spared | of the others |
 //! | `KeyUnmentioned`: the answer forgets a key | completed or incomplete, by what is there | all or all but it |
 //! | `KeyContradicted`: deleted and not | completed or incomplete, by what is there | all or all but it |

@@ -848,7 +848,9 @@ impl Hands {
                 Some(Kind::KeyUnmentioned | Kind::KeyContradicted) if state.rng.percent(50) => {}
                 _ => {
                     let erased = self.sim.erase(state, self.run, orphan, sent);
-                    if fault.is_none() {
+                    if fault == Some(Kind::KeyFailedAfterEffect) {
+                        answer.errors.push(key_error(key, "InternalError"));
+                    } else if fault.is_none() {
                         match erased {
                             Ok(marker) => answer.deleted.push(DeletedKey {
                                 key: key.to_owned(),
@@ -908,6 +910,12 @@ impl Hands {
                         hands.carry_out(&mut state, &orphans, sent, None);
                         Err(lost("timed out"))
                     }
+                    Some(Kind::UnavailableAfterEffect) => {
+                        hands.carry_out(&mut state, &orphans, sent, None);
+                        Err(BatchFault::Throttled {
+                            code: "ServiceUnavailable".to_owned(),
+                        })
+                    }
                     Some(Kind::LostLateEffect) => {
                         late = Some(state.rng.ms(1, 3_000));
                         Err(lost("timed out"))
@@ -949,8 +957,10 @@ impl Hands {
             Kind::CredentialsExpire,
             Kind::LostBeforeEffect,
             Kind::LostAfterEffect,
+            Kind::UnavailableAfterEffect,
             Kind::LostLateEffect,
             Kind::KeyInternalError,
+            Kind::KeyFailedAfterEffect,
             Kind::KeyAccessDenied,
             Kind::KeyPreconditionFailed,
             Kind::KeyConflict,
@@ -972,6 +982,10 @@ impl Hands {
         self.io("before the probe").await;
         let fault = {
             let mut state = self.sim.state();
+            // A storage ignores conditions in batches and for single keys, or in neither.
+            if let Some((Kind::ConditionsIgnored, left)) = &mut state.runs[self.run].fault {
+                *left = 0;
+            }
             self.fires(&mut state, &[Kind::ConditionsIgnored, Kind::ProbeThrottled])
         };
         self.io("after the probe").await;

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use orphan_sweeper::local::s3::{ACCESS_KEY, REGION, SECRET_KEY};
@@ -300,7 +301,9 @@ impl Tripwire {
 
 /// The address of the world's database for a new role that can only read its table.
 pub async fn reader(world: &World, password: &str) -> url::Url {
-    let role = format!("reader_{}", std::process::id());
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    let nth = MADE.fetch_add(1, Ordering::Relaxed);
+    let role = format!("reader_{}_{nth}", std::process::id());
     let create =
         format!("CREATE ROLE {role} LOGIN PASSWORD '{password}'; GRANT SELECT ON images TO {role}");
     world.sql(&create).await;

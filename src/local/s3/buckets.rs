@@ -45,6 +45,7 @@ pub(super) struct World {
     requests: Vec<RequestRecord>,
     counts: HashMap<Operation, usize>,
     skew: SignedDuration,
+    versions_a_page: Option<usize>,
 }
 
 impl World {
@@ -261,6 +262,16 @@ impl Buckets {
     /// answer, and the times of what is written from now on.
     pub fn set_clock_skew(&self, skew: SignedDuration) {
         self.lock().skew = skew;
+    }
+
+    /// Answers with at most so many versions a page, however many are asked for.
+    pub fn set_versions_a_page(&self, most: usize) {
+        self.lock().versions_a_page = Some(most);
+    }
+
+    /// The versions of a page, at most.
+    pub(super) fn versions_a_page(&self) -> usize {
+        self.lock().versions_a_page.unwrap_or(usize::MAX)
     }
 
     /// The requests since the start, or since [`Self::clear_requests`], in order.

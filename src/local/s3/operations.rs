@@ -785,7 +785,7 @@ impl S3 for Buckets {
             return Err(not_honoured("ListObjectVersions with a delimiter"));
         }
         let encoding = Encoding::of(input.encoding_type.as_ref())?;
-        let limit = page_size(input.max_keys)?;
+        let limit = page_size(input.max_keys)?.min(self.versions_a_page());
         let key_marker = input.key_marker.as_deref().filter(|key| !key.is_empty());
         let id_marker = asked_version(
             input
