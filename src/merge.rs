@@ -180,6 +180,33 @@ mod tests {
         prop_oneof![Just(ReferenceKind::Primary), Just(ReferenceKind::Alternate)]
     }
 
+    #[test]
+    fn a_glob_is_used_where_it_leaves_something_out() {
+        let globs = ["x*", "*y", "z*"].map(str::to_owned);
+        let scope = Scope::new(Prefix::default(), &["*".to_owned()], &globs).unwrap();
+        let criteria = Criteria {
+            scope,
+            cutoff: at(CUTOFF),
+        };
+        let used = |keys: &[&str]| {
+            let references = std::iter::empty::<(&str, ReferenceKind)>();
+            let mut merge = Merge::new(&criteria, Chunk::new(KeyRange::default(), references));
+            for key in keys {
+                merge.object(ListedObject {
+                    key,
+                    etag: "\"e\"",
+                    size: 3,
+                    last_modified: Some(at(0)),
+                });
+            }
+            merge.finish().used_excludes.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(used(&["a", "b"]), [0; 0]);
+        assert_eq!(used(&["a", "xb"]), [0]);
+        assert_eq!(used(&["xy"]), [0, 1]);
+        assert_eq!(used(&["a", "xb", "xy", "z"]), [0, 1, 2]);
+    }
+
     proptest! {
         /// The truth table of this module, said again over sets.
         #[test]

@@ -546,11 +546,13 @@ mod tests {
                 host("x.example"),
                 host("x.example/pics"),
                 host("y.example/bilder-grün"),
+                host("y.example/neue%20bilder"),
             ],
             foreign_hosts: vec![
                 host("y.example"),
                 host("s3.amazonaws.com"),
                 host("paintings"),
+                host("z.example/theirs"),
             ],
             ..rules(ReferenceForm::Url)
         };
@@ -566,6 +568,9 @@ mod tests {
             ("https://y.example/bilder-grün/a.png", "a.png"),
             ("https://y.example/bilder-gr%C3%BCn/a%20b.png", "a b.png"),
             ("https://y.example/bilder-gr%c3%bcn%2Fa.png", "a.png"),
+            ("https://y.example/bilder-gr%c3%bcn%2fa.png", "a.png"),
+            ("https://y.example/neue%20bilder/a.png", "a.png"),
+            ("https://x.example//pics//2026/", "2026/"),
             ("https://y.example//bilder-grün/a.png", "a.png"),
             ("https://y.example/x/../bilder-grün/a.png", "a.png"),
             ("https://s3.amazonaws.com/pics/a.png", "a.png"),
@@ -580,6 +585,7 @@ mod tests {
             "https://y.example/bilder-grün-2/a.png",
             "https://s3.amazonaws.com/others/a.png",
             "s3://paintings/a.png",
+            "https://z.example//theirs/a.png",
         ] {
             assert_eq!(rules.widen(name), Ok(Vec::new()), "{name}");
         }

@@ -228,6 +228,7 @@ mod tests {
             };
             assert!(pair[1] - pair[0] >= least, "after {refusal}");
         }
+        assert!(asked[7] - asked[6] < PAUSE * 2_u32.pow(7));
         // What was given before it counts for nothing.
         let storage = refusing(|request| request != 2);
         let pages = all(&Paced::new(&storage), 2, 2).await;

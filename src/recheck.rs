@@ -497,6 +497,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_what_is_known_to_be_free_is_not_looked_for() {
+        let may_be_kept = |versioning, outcome: Option<Outcome>| {
+            let ledger = Ledger::default();
+            let memory = remembering(&ledger, versioning);
+            let settled: Vec<_> = outcome
+                .map(|outcome| (orphan(0), outcome))
+                .into_iter()
+                .collect();
+            let written = memory.outcomes(0, &settled).now_or_never();
+            written.expect("nothing waits").expect("written");
+            memory.deleted().may_be_kept()
+        };
+        for (versioning, outcome, kept) in [
+            (Versioning::Enabled, Some(deleted(Some("marker"))), true),
+            (Versioning::Suspended, Some(deleted(Some("null"))), true),
+            (Versioning::Enabled, Some(deleted(None)), true),
+            (Versioning::Off, Some(deleted(None)), false),
+            (Versioning::Enabled, Some(Outcome::Gone), false),
+            (Versioning::Enabled, None, false),
+        ] {
+            assert_eq!(
+                may_be_kept(versioning, outcome.clone()),
+                kept,
+                "{outcome:?}"
+            );
+        }
+    }
+
     /// An outcome, whether a row names the key now, and how taking it back ends.
     fn cases() -> impl Strategy<Value = Vec<(Outcome, bool, Option<Undone>)>> {
         let outcome = prop_oneof![

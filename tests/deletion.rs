@@ -449,8 +449,8 @@ async fn counts_stay_true_when_an_outcome_cannot_be_written() {
     assert_eq!(world.keys().len(), 10);
 }
 
-/// A storage that claims every deletion of what is not there.
-fn ignore_conditions(world: &World, alone_too: bool) {
+/// A storage that claims every deletion of what is not there, in batches and alone.
+fn ignore_conditions(world: &World, together: bool, alone: bool) {
     let probe = |key: &str| key.contains("orphan-sweeper-probe");
     let edit = Effect::edit_body(|body| {
         let key = body
@@ -461,10 +461,12 @@ fn ignore_conditions(world: &World, alone_too: bool) {
             .to_owned();
         format!("<DeleteResult><Deleted><Key>{key}</Key></Deleted></DeleteResult>")
     });
-    world
-        .server
-        .inject(Fault::new(Operation::DeleteObjects, edit).keys(probe));
-    if alone_too {
+    if together {
+        world
+            .server
+            .inject(Fault::new(Operation::DeleteObjects, edit).keys(probe));
+    }
+    if alone {
         world.server.inject(
             Fault::new(
                 Operation::DeleteObject,
@@ -481,7 +483,7 @@ fn ignore_conditions(world: &World, alone_too: bool) {
 #[tokio::test]
 async fn a_storage_that_ignores_conditions_is_refused_unless_allowed() {
     let world = world(10, 3).await;
-    ignore_conditions(&world, true);
+    ignore_conditions(&world, true, true);
     let report = world.run(&[]).await;
     assert_eq!(
         report.summary.refusal.as_ref().map(|refusal| refusal.guard),
@@ -490,11 +492,11 @@ async fn a_storage_that_ignores_conditions_is_refused_unless_allowed() {
     );
     assert_eq!(world.keys().len(), 13);
 
-    // Allowed, or where single deletions honour conditions: each object is looked at before.
-    for alone_too in [true, false] {
+    // Allowed, or where one way honours conditions: each object is looked at before.
+    for (together, alone) in [(true, true), (true, false), (false, true)] {
         let world = crate::world(10, 3).await;
-        ignore_conditions(&world, alone_too);
-        let allow = if alone_too { "true" } else { "false" };
+        ignore_conditions(&world, together, alone);
+        let allow = if together && alone { "true" } else { "false" };
         let report = world
             .run(&[
                 (Setting::AllowUnconditional, allow),

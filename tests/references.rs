@@ -457,10 +457,17 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
         assert!(failure.contains(&told), "{query}: {failure}");
     }
     assert_eq!((world.keys().len(), deletions(&world)), (3, 0));
-    let report = world
-        .run(&[(Setting::References, "SELECT * FROM \"Plain\"()")])
+    // One whose name merely ends like what is called, or stands in it, is not called.
+    world
+        .sql("CREATE FUNCTION unt(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN 1; EXCEPTION WHEN others THEN RETURN 2; END $$; CREATE FUNCTION images() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN 1; EXCEPTION WHEN others THEN RETURN 2; END $$")
         .await;
-    assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+    for query in [
+        "SELECT * FROM \"Plain\"()",
+        "SELECT name FROM images, (SELECT count(*) FROM images) AS n",
+    ] {
+        let report = world.run(&[(Setting::References, query)]).await;
+        assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+    }
 }
 
 /// A fresh check of what this query names in the world's database.

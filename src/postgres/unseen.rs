@@ -27,11 +27,15 @@ const HIDDEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', 
 /// fails in there (a right that is missing, `row_security = off`, a read-only transaction, a
 /// lock) yields fewer rows in silence, and the locks of what was read before end with it.
 fn handling(plan: &str) -> String {
+    // (No backslash: what it means in a text hangs on a setting.)
     format!(
-        "WITH RECURSIVE own AS (SELECT oid, proname, prosrc FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace), \
-        called AS (SELECT oid, prosrc FROM own WHERE position(quote_ident(proname) || '(' IN {}) > 0 \
-            UNION SELECT own.oid, own.prosrc FROM called JOIN own ON position(own.proname IN called.prosrc) > 0) \
-        SELECT string_agg(DISTINCT oid::regprocedure::text, ', ') FROM called WHERE prosrc ~* '\\mexception\\s+when\\M'",
+        "WITH RECURSIVE own AS (SELECT oid, proname, prosrc, \
+            CASE WHEN proname ~ '^[a-z0-9_]+$' THEN '(^|[^[:alnum:]_$])' || proname || '[[:space:]]*[(]' END AS call \
+            FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace), \
+        called AS (SELECT oid, prosrc FROM own WHERE CASE WHEN call IS NULL THEN position(quote_ident(proname) || '(' IN {0}) > 0 ELSE {0} ~ call END \
+            UNION SELECT own.oid, own.prosrc FROM called JOIN own \
+                ON CASE WHEN call IS NULL THEN position(own.proname IN called.prosrc) > 0 ELSE called.prosrc ~* call END) \
+        SELECT string_agg(DISTINCT oid::regprocedure::text, ', ') FROM called WHERE prosrc ~* '(^|[^[:alnum:]_])exception[[:space:]]+when[[:space:]]'",
         literal(plan)
     )
 }
