@@ -40,7 +40,25 @@ pub enum Probe {
 /// (measured in <https://github.com/ministackorg/ministack/issues/1475>). A storage that
 /// ignores conditions claims a deletion, as S3 itself does of an absent key without one.
 pub async fn probe(delete: &impl Delete, prefix: &Prefix) -> Probe {
-    let nothing = Orphan {
+    // Two keys: of two requests for one at the same time S3 may refuse the second as a conflict.
+    let (one, other) = (nothing(prefix), nothing(prefix));
+    let asked = std::slice::from_ref(&one);
+    let (together, alone) = join(
+        patiently(async || delete.delete_batch(asked).await),
+        patiently(async || delete.delete_alone(&other).await),
+    )
+    .await;
+    match (shown(&one, together), shown(&other, alone)) {
+        (Probe::Honoured, Probe::Honoured) => Probe::Honoured,
+        (Probe::Honoured, _) | (Probe::Ignored, Probe::Honoured) => Probe::Unclear,
+        (Probe::Ignored, alone) => alone,
+        (together, _) => together,
+    }
+}
+
+/// A key that does not exist, with an entity tag that no object has.
+fn nothing(prefix: &Prefix) -> Orphan {
+    Orphan {
         key: ObjectKey::new(format!(
             "{}orphan-sweeper-probe-{}",
             prefix.as_str(),
@@ -49,18 +67,6 @@ pub async fn probe(delete: &impl Delete, prefix: &Prefix) -> Probe {
         etag: ETag::new("\"00000000000000000000000000000000\""),
         size: 0,
         last_modified: Timestamp::UNIX_EPOCH,
-    };
-    let asked = std::slice::from_ref(&nothing);
-    let (together, alone) = join(
-        patiently(async || delete.delete_batch(asked).await),
-        patiently(async || delete.delete_alone(&nothing).await),
-    )
-    .await;
-    match (shown(&nothing, together), shown(&nothing, alone)) {
-        (Probe::Honoured, Probe::Honoured) => Probe::Honoured,
-        (Probe::Honoured, _) | (Probe::Ignored, Probe::Honoured) => Probe::Unclear,
-        (Probe::Ignored, alone) => alone,
-        (together, _) => together,
     }
 }
 

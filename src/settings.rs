@@ -104,9 +104,9 @@ impl ReportLocation {
             return Ok(Self::Folder(PathBuf::from(text)));
         };
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        // (S3 allows no other, and of a service like it none is known that does: in its place
-        // often stands what an address begins with, a user and a password.)
-        let is_named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        // In its place often stands what an address begins with, a user and a password. (A `:`
+        // parts a tenant from its bucket in Ceph.)
+        let is_named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
         if bucket.is_empty() || !bucket.chars().all(is_named) {
             return Err(neither());
         }

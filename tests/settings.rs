@@ -359,8 +359,8 @@ const BAD: &[(Setting, &str, &str)] = &[
     ),
     (
         Setting::Report,
-        "s3://bucket:9000/ledger",
-        "\"s3://bucket:9000/ledger\" is neither s3://bucket/prefix nor a folder",
+        "s3://me@bucket/ledger",
+        "\"s3://bucket/ledger\" is neither s3://bucket/prefix nor a folder",
     ),
     (
         Setting::Report,

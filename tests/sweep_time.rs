@@ -728,8 +728,9 @@ async fn what_asks_to_come_again_may_have_passed_the_request_on() {
             }
         }
         let report = case.run().await.counts;
-        let told = [report.deleted, report.gone, report.failed];
+        let told = [report.deleted, report.gone, report.failed + report.unknown];
         assert_eq!(told, counts, "{code} {attempts} times");
+        assert_eq!(report.failed > 0, code == "SlowDown" && attempts == 8);
     }
 }
 

@@ -47,7 +47,7 @@ const COLUMNS: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text,
         AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' \
         AND (t.typcategory = 'S' OR COALESCE(b.typname, t.typname) IN ('json', 'jsonb', 'xml', 'hstore') \
             OR t.typcategory = 'A' AND (e.typcategory = 'S' OR e.typname IN ('json', 'jsonb'))) \
-    ORDER BY c.relpages, n.nspname, c.relname, a.attnum";
+    ORDER BY c.relkind = 'v', c.relpages, n.nspname, c.relname, a.attnum";
 
 /// A search that goes on.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ const HIDDEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', 
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
     AND (current_setting('row_security') <> 'off' OR EXISTS (SELECT FROM pg_proc AS p, unnest(p.proconfig) AS s \
         WHERE CASE WHEN lower(split_part(s, '=', 1)) = 'row_security' THEN split_part(s, '=', 2)::bool END) \
-        OR EXISTS (SELECT FROM pg_proc AS p WHERE p.prosrc ILIKE '%row_security%' AND p.pronamespace <> 'pg_catalog'::regnamespace))";
+        OR EXISTS (SELECT FROM pg_proc AS p WHERE position('row_security' IN lower(p.prosrc)) > 0 AND p.pronamespace <> 'pg_catalog'::regnamespace))";
 
 /// The functions that this plan calls, and those that they name, which handle exceptions: what
 /// fails in there (a right that is missing, `row_security = off`, a read-only transaction, a
@@ -30,12 +30,14 @@ fn handling(plan: &str) -> String {
     // (No backslash: what it means in a text hangs on a setting.)
     format!(
         "WITH RECURSIVE own AS (SELECT oid, proname, prosrc, \
-            CASE WHEN proname ~ '^[a-z0-9_]+$' THEN '(^|[^[:alnum:]_$])' || proname || '[[:space:]]*[(]' END AS call \
+            CASE WHEN proname ~ '^[a-z0-9_]+$' THEN '(^|[^[:alnum:]_$])' || proname || '([^[:alnum:]_$]|$)' END AS word \
             FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace), \
-        called AS (SELECT oid, prosrc FROM own WHERE CASE WHEN call IS NULL THEN position(quote_ident(proname) || '(' IN {0}) > 0 ELSE {0} ~ call END \
+        called AS (SELECT oid, prosrc FROM own WHERE position(quote_ident(proname) || '(' IN {0}) > 0 AND (word IS NULL OR {0} ~ word) \
             UNION SELECT own.oid, own.prosrc FROM called JOIN own \
-                ON CASE WHEN call IS NULL THEN position(own.proname IN called.prosrc) > 0 ELSE called.prosrc ~* call END) \
-        SELECT string_agg(DISTINCT oid::regprocedure::text, ', ') FROM called WHERE prosrc ~* '(^|[^[:alnum:]_])exception[[:space:]]+when[[:space:]]'",
+                ON CASE WHEN word IS NULL THEN position(own.proname IN called.prosrc) > 0 ELSE called.prosrc ~* word END \
+                    OR EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = called.oid \
+                        AND d.refclassid = 'pg_proc'::regclass AND d.refobjid = own.oid)) \
+        SELECT string_agg(DISTINCT oid::regprocedure::text, ', ') FROM called WHERE prosrc ~* '(^|[^[:alnum:]_])exception([[:space:]]|--[^\n]*\n|/[*].*?[*]/)+when[^[:alnum:]_]'",
         literal(plan)
     )
 }

@@ -30,6 +30,8 @@ pub(super) struct Sender<'window, 'run, D, C, R> {
     pub(super) awake_while: SignedDuration,
 }
 
+const PASSED_ON: &str = "what asked to come again later may have passed the request on";
+
 /// How often a throttled batch is sent again, at most.
 const MAX_ATTEMPTS: u32 = 8;
 
@@ -38,6 +40,15 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
     pub(super) async fn send(
         &self,
         orphans: &mut [&mut (Orphan, Outcome)],
+    ) -> Result<(), SweepError> {
+        self.send_after(orphans, false).await
+    }
+
+    /// Sends them where an earlier request for the same may have been carried out, or not.
+    async fn send_after(
+        &self,
+        orphans: &mut [&mut (Orphan, Outcome)],
+        mut may_have_acted: bool,
     ) -> Result<(), SweepError> {
         if orphans.is_empty() || !self.turn(orphans.len()).await || self.course.halted() {
             return Ok(());
@@ -48,33 +59,33 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
         }
         let asked: Vec<Orphan> = orphans.iter().map(|(orphan, _)| orphan.clone()).collect();
         let sent_at = self.course.judged.now();
-        let mut may_have_acted = false;
         let words = match self.ask(&asked, &mut may_have_acted).await {
             Ok(answer) => {
                 let mut words = reconcile(&asked, answer);
+                // What it says of the rest may be an echo of what was done before.
                 for word in words.iter_mut().filter(|_| may_have_acted) {
-                    if *word == Word::Settled(Outcome::Gone) {
-                        *word = Word::Silent {
-                            reason: "S3 asked to come again later, and may have deleted it all the same",
-                        };
+                    if !matches!(word, Word::Settled(Outcome::Deleted { .. })) {
+                        *word = Word::Silent { reason: PASSED_ON };
                     }
                 }
                 words
             }
             Err(BatchFault::Unreadable { .. }) if asked.len() > 1 => {
                 let (left, right) = orphans.split_at_mut(asked.len() / 2);
-                Box::pin(self.send(left)).await?;
+                Box::pin(self.send_after(left, may_have_acted)).await?;
                 if self.course.stop.requested() {
                     return Ok(());
                 }
-                return Box::pin(self.send(right)).await;
+                return Box::pin(self.send_after(right, may_have_acted)).await;
             }
             Err(BatchFault::Throttled { code }) => {
-                let message = "S3 kept asking to slow down".to_owned();
                 let failed = if may_have_acted {
-                    Word::Doubtful { code, message }
+                    Word::Silent { reason: PASSED_ON }
                 } else {
-                    Word::Settled(Outcome::Failed { code, message })
+                    Word::Settled(Outcome::Failed {
+                        code,
+                        message: "S3 kept asking to slow down".to_owned(),
+                    })
                 };
                 vec![failed; asked.len()]
             }
@@ -83,9 +94,15 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
             }
             Err(BatchFault::Refused { code, message }) => {
                 self.course.halt();
-                let failed = Outcome::Failed {
-                    code: code.clone(),
-                    message: message.clone(),
+                let failed = if may_have_acted {
+                    Outcome::Unknown {
+                        reason: format!("{PASSED_ON}, and then {code}"),
+                    }
+                } else {
+                    Outcome::Failed {
+                        code: code.clone(),
+                        message: message.clone(),
+                    }
                 };
                 for (_, outcome) in orphans {
                     *outcome = failed.clone();
