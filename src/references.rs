@@ -20,6 +20,17 @@ pub struct Reference {
     pub kind: ReferenceKind,
 }
 
+impl Reference {
+    /// The one key that a name means.
+    #[must_use]
+    pub fn primary(key: impl Into<Box<str>>) -> Self {
+        Self {
+            key: ObjectKey::new(key),
+            kind: ReferenceKind::Primary,
+        }
+    }
+}
+
 /// How a reference's key came out of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReferenceKind {
