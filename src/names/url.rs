@@ -102,8 +102,9 @@ impl Addresses<'_> {
         let bare = path.find(TAIL).unwrap_or(path.len());
         let ends = path.match_indices(TAIL).map(|(end, _)| end);
         for end in ends.chain([path.len()]) {
+            let tail = &path[bare..end];
             // (A signature belongs to no key, and shall not be carried about.)
-            if end > bare && (end > MAX_RAW_BYTES || is_signed(&path[bare..end])) {
+            if tail.len() > MAX_TAIL_BYTES || is_signed(tail) {
                 break;
             }
             let path = &path[..end];
@@ -194,8 +195,8 @@ fn merged(path: &str) -> Option<String> {
 /// What ends a URL's path.
 const TAIL: [char; 2] = ['?', '#'];
 
-/// A key is encoded in no more bytes than three times its own; and something stands before it.
-const MAX_RAW_BYTES: usize = 4 * MAX_KEY_BYTES;
+/// A key that begins with a mark, and has each of its other bytes encoded.
+const MAX_TAIL_BYTES: usize = 1 + 3 * (MAX_KEY_BYTES - 1);
 
 /// The parameters of a presigned URL that nobody else shall read.
 const SECRETS: [&str; 3] = [
@@ -248,6 +249,8 @@ fn add_alternate(references: &mut Vec<Reference>, key: String) {
 
 #[cfg(test)]
 mod tests {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
     use super::super::tests::{keys, refused, rules};
     use super::super::{NameRules, ReferenceForm};
     use super::*;
@@ -306,6 +309,7 @@ mod tests {
             ("https://y.example/bilder-gr%c3%bcn%2fa.png", "a.png"),
             ("https://y.example/neue%20bilder/a.png", "a.png"),
             ("https://x.example//pics//2026/", "2026/"),
+            ("https://x.example/2026//a.png", "2026/a.png"),
             ("https://x.example/pics/../a.png", "a.png"),
             ("http://localhost:9000/pics/../a.png", "a.png"),
             ("https://s3.amazonaws.com/pics/x/../../a.png", "a.png"),
@@ -408,6 +412,15 @@ mod tests {
         assert!(keys(&format!("s3://pics/{many}")).contains(&many));
         let read = keys(&format!("s3://pics/a{}", "?".repeat(100_000)));
         assert_eq!(read.len(), MAX_KEY_BYTES);
+        let read = keys(&format!("s3://pics/a{}", "?xx".repeat(50_000)));
+        assert_eq!(read.len(), 1 + MAX_KEY_BYTES / 3);
+        // The longest key, and the longest way to write it, behind whatever path.
+        let key = format!("?{}", "ü".repeat(511)) + "x";
+        let longest = utf8_percent_encode(&key[1..], NON_ALPHANUMERIC).to_string();
+        let longest = longest.replace('x', "%78");
+        assert_eq!(longest.len() + 1, MAX_TAIL_BYTES);
+        let read = keys(&format!("s3://pics/{}?{longest}", "x/../".repeat(100)));
+        assert!(read.contains(&key));
     }
 
     #[test]
