@@ -1,7 +1,8 @@
 //! Dangling references, confirmed: a row that still names a key under which there is still
-//! no object.
+//! no object, nor under any other that the name may mean.
 
 use std::collections::HashSet;
+use std::iter;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
@@ -27,22 +28,25 @@ pub async fn confirm(
     at_once: usize,
 ) -> Result<(), CheckError> {
     let keys: Vec<&ObjectKey> = plan.dangling().iter().collect();
-    let named = timeout(LONGEST_CHECK, check.referenced(&keys))
+    let named = timeout(LONGEST_CHECK, check.readings(&keys))
         .await
         .map_err(|_| CheckError("it took longer than 10 min".into()))??;
     if named.len() != keys.len() {
         return Err(CheckError("the check did not answer for every key".into()));
     }
-    let still_named: Vec<ObjectKey> = keys
+    let still_named: Vec<(ObjectKey, Vec<ObjectKey>)> = keys
         .into_iter()
         .zip(named)
-        .filter(|(_, named)| *named)
-        .map(|(key, _)| key.clone())
+        .filter_map(|(key, named)| Some((key.clone(), named?)))
         .collect();
     let missing: HashSet<ObjectKey> = stream::iter(still_named)
-        .map(async |key| {
-            let there = matches!(look.look(&key).await, Ok(Current::Present { .. }));
-            (!there).then_some(key)
+        .map(async |(key, also)| {
+            for meant in iter::once(&key).chain(&also) {
+                if matches!(look.look(meant).await, Ok(Current::Present { .. })) {
+                    return None;
+                }
+            }
+            Some(key)
         })
         .buffer_unordered(at_once.max(1))
         .filter_map(async |key| key)

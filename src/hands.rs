@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::ready;
 
 use bytes::Bytes;
+use futures::TryFutureExt as _;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -188,6 +189,15 @@ pub trait FreshCheck {
         &self,
         keys: &[&ObjectKey],
     ) -> impl Future<Output = Result<Vec<bool>, CheckError>> + Send;
+
+    /// For each key, where a row names it now, what else such a name may mean.
+    fn readings(
+        &self,
+        keys: &[&ObjectKey],
+    ) -> impl Future<Output = Result<Vec<Option<Vec<ObjectKey>>>, CheckError>> + Send {
+        self.referenced(keys)
+            .map_ok(|named| named.into_iter().map(|is| is.then(Vec::new)).collect())
+    }
 }
 
 /// The ledger could not be written.

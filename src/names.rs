@@ -87,7 +87,7 @@ impl NameRules {
         if name.contains("://") {
             return Err(NameError::LooksLikeUrl(shown(name)));
         }
-        if name.starts_with(['[', '{']) {
+        if name.trim_start().starts_with(['[', '{']) {
             return Err(NameError::LooksLikeList(shown(name)));
         }
         let key = if self.prefix.is_empty() {
@@ -171,7 +171,7 @@ mod tests {
             );
         }
         assert!(refused(ReferenceForm::Key, "[\"a.png\"]").contains("looks like JSON"));
-        assert!(refused(ReferenceForm::Key, "{a.png}").contains("looks like JSON"));
+        assert!(refused(ReferenceForm::Key, "\n {a.png}").contains("looks like JSON"));
         assert!(refused(ReferenceForm::Key, &"x".repeat(1_025)).contains("1025 bytes"));
         assert!(rules(ReferenceForm::Key).widen(&"x".repeat(1_024)).is_ok());
     }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::sync::{Mutex, PoisonError};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use thiserror::Error;
@@ -15,13 +16,16 @@ use crate::hands::{CheckError, FreshCheck, LookError, Record, RecordError};
 use crate::key::ObjectKey;
 use crate::object::{Orphan, Outcome};
 use crate::summary::{MAX_PROBLEMS, Problem};
-use crate::undelete::{AT_ONCE, Claim, KEPT_BELOW, NULL_VERSION, TakeBack, Undone};
+use crate::undelete::{AT_ONCE, Claim, KEPT_BELOW, NULL_VERSION, Span, TakeBack, Undone};
 
 /// Names that are asked for at once: they are held in memory.
 const WINDOW: usize = 20_000;
 
 /// The code of an object that a row names although it was deleted.
 pub const REFERENCED: &str = "ReferencedAfterDeletion";
+
+/// The code of an object that a row names, and of which nobody knows whether it was deleted.
+pub const UNSURE: &str = "ReferencedAndUnknown";
 
 /// The code of a sweep after which the database could not be asked again.
 pub const NOT_RECHECKED: &str = "NotRechecked";
@@ -37,29 +41,42 @@ pub enum RecheckError {
     Spool(#[from] io::Error),
 }
 
-/// One deletion, as it is remembered.
+/// One deletion, or what may be one, as it is remembered.
 #[derive(Serialize, Deserialize)]
 struct Deletion {
     orphan: Orphan,
-    marker: Option<String>,
+    told: Told,
 }
 
-/// Remembers what was deleted, in a temporary file, while it is written down elsewhere.
+/// What S3 told of it.
+#[derive(Serialize, Deserialize)]
+enum Told {
+    /// It was deleted, and left this marker.
+    Deleted(Option<String>),
+    /// Nothing that can be relied on.
+    Nothing,
+}
+
+/// Remembers what was or may have been deleted, in a temporary file, while it is written down elsewhere.
 #[derive(Debug)]
 pub struct RememberingDeleted<'run, R> {
     record: &'run R,
     deleted: Mutex<Deleted>,
 }
 
-/// What was deleted.
+/// What was, or may have been, deleted.
 #[derive(Debug)]
 pub struct Deleted {
     file: BufWriter<NamedTempFile>,
     /// Why the file does not hold all of it.
     torn: Option<io::Error>,
     versioning: Versioning,
-    /// How many.
+    /// When the first could have been deleted, by S3's clock.
+    since: Timestamp,
+    /// How many S3 confirmed.
     count: u64,
+    /// How many more it may have deleted.
+    unknown: u64,
     /// Those of which S3's answer does not tell what became of the data.
     unclear: u64,
     bytes: Bytes,
@@ -77,25 +94,28 @@ pub struct Bytes {
 }
 
 impl<'run, R> RememberingDeleted<'run, R> {
-    /// Nothing yet; all is also written down by `record`.
+    /// Nothing yet; all is also written down by `record`. Nothing is deleted before `since`, by
+    /// S3's clock.
     ///
     /// # Errors
     /// The temporary folder cannot be written to.
-    pub fn new(record: &'run R, versioning: Versioning) -> io::Result<Self> {
+    pub fn new(record: &'run R, versioning: Versioning, since: Timestamp) -> io::Result<Self> {
         Ok(Self {
             record,
             deleted: Mutex::new(Deleted {
                 file: BufWriter::new(NamedTempFile::new()?),
                 torn: None,
                 versioning,
+                since,
                 count: 0,
+                unknown: 0,
                 unclear: 0,
                 bytes: Bytes::default(),
             }),
         })
     }
 
-    /// What was deleted.
+    /// What was, or may have been, deleted.
     #[must_use]
     pub fn deleted(self) -> Deleted {
         self.deleted
@@ -107,23 +127,27 @@ impl<'run, R> RememberingDeleted<'run, R> {
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
         let deletions: Vec<Deletion> = settled
             .iter()
-            .filter_map(|(orphan, outcome)| match outcome {
-                Outcome::Deleted { marker } => Some(Deletion {
-                    orphan: orphan.clone(),
-                    marker: marker.clone(),
-                }),
-                _ => None,
+            .filter_map(|(orphan, outcome)| {
+                let told = match outcome {
+                    Outcome::Deleted { marker } => Told::Deleted(marker.clone()),
+                    Outcome::Unknown { .. } => Told::Nothing,
+                    _ => return None,
+                };
+                let orphan = orphan.clone();
+                Some(Deletion { orphan, told })
             })
             .collect();
         // Before anything can go wrong: S3 confirmed them all.
         for deletion in &deletions {
-            deleted.count += 1;
             let size = deletion.orphan.size;
-            match deletion.fate(deleted.versioning) {
+            let fate = deletion.fate(deleted.versioning);
+            match fate {
                 Fate::Undoable => deleted.bytes.recoverable += size,
                 Fate::Final => deleted.bytes.freed += size,
                 Fate::Unclear => deleted.unclear += 1,
+                Fate::Unknown => deleted.unknown += 1,
             }
+            deleted.count += u64::from(fate != Fate::Unknown);
         }
         let written = deleted.write(&deletions);
         if let Err(error) = &written {
@@ -143,22 +167,29 @@ enum Fate {
     /// A look tells. A bucket whose versioning is suspended makes a marker `null` over what was
     /// written before, and in place of what was written since; some storages name no marker.
     Unclear,
+    /// It may stand there still.
+    Unknown,
 }
 
 impl Deletion {
-    /// Which marker is its own.
-    fn claim(&self) -> Claim {
-        match &self.marker {
-            Some(marker) => Claim::Marker(marker.clone()),
-            None => Claim::Unnamed,
+    /// Which marker is its own, where nothing was deleted before `since`.
+    fn claim(&self, since: Timestamp) -> Claim {
+        match &self.told {
+            Told::Deleted(Some(marker)) => Claim::Marker(marker.clone()),
+            Told::Deleted(None) => Claim::Unnamed,
+            Told::Nothing => Claim::Within(Span {
+                from: since,
+                until: Timestamp::MAX,
+            }),
         }
     }
 
     fn fate(&self, versioning: Versioning) -> Fate {
-        match self.marker.as_deref() {
-            Some(marker) if marker != NULL_VERSION => Fate::Undoable,
-            None if versioning == Versioning::Off => Fate::Final,
-            _ => Fate::Unclear,
+        match &self.told {
+            Told::Deleted(Some(marker)) if marker != NULL_VERSION => Fate::Undoable,
+            Told::Deleted(None) if versioning == Versioning::Off => Fate::Final,
+            Told::Deleted(_) => Fate::Unclear,
+            Told::Nothing => Fate::Unknown,
         }
     }
 }
@@ -182,10 +213,10 @@ impl Deleted {
         self.bytes
     }
 
-    /// Whether nothing was deleted.
+    /// Whether nothing was, or may have been, deleted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.count + self.unknown == 0
     }
 
     /// Whether anything of it may be kept.
@@ -248,7 +279,7 @@ pub async fn weigh(
         let unclear: Vec<(&Orphan, Claim)> = window
             .iter()
             .filter(|deletion| deletion.fate(deleted.versioning) == Fate::Unclear)
-            .map(|deletion| (&deletion.orphan, deletion.claim()))
+            .map(|deletion| (&deletion.orphan, deletion.claim(deleted.since)))
             .collect();
         // Few at a time, so that what was seen counts even if the time ends.
         for unclear in unclear.chunks(AT_ONCE) {
@@ -329,27 +360,22 @@ pub async fn recheck(
 
 impl Findings {
     async fn take_back(&mut self, deleted: &Deleted, named: &[&Deletion], hands: &impl TakeBack) {
-        self.counts.referenced += named.len() as u64;
+        let is_sure = |deletion: &&&Deletion| deletion.fate(deleted.versioning) != Fate::Unknown;
+        self.counts.referenced += named.iter().filter(is_sure).count() as u64;
         let (lost, wanted): (Vec<&Deletion>, Vec<&Deletion>) = named
             .iter()
             .partition(|deletion| deletion.fate(deleted.versioning) == Fate::Final);
         for deletion in lost {
-            self.tell(
-                &deletion.orphan,
-                "the bucket keeps no versions, so it is lost",
-            );
+            self.tell(deletion, "the bucket keeps no versions, so it is lost");
         }
         // Said before it is tried: nobody knows whether there is time for an answer.
         let first = self.problems.len();
         for deletion in &wanted {
-            self.tell(
-                &deletion.orphan,
-                "there was no time to see whether it is restored",
-            );
+            self.tell(deletion, "there was no time to see whether it is restored");
         }
         let claims: Vec<(&Orphan, Claim)> = wanted
             .iter()
-            .map(|deletion| (&deletion.orphan, deletion.claim()))
+            .map(|deletion| (&deletion.orphan, deletion.claim(deleted.since)))
             .collect();
         if claims.is_empty() {
             return;
@@ -357,7 +383,8 @@ impl Findings {
         let ended = hands.take_back(&claims).await;
         self.problems.truncate(first);
         for (deletion, ended) in wanted.into_iter().zip(ended) {
-            let is_undoable = deletion.fate(deleted.versioning) == Fate::Undoable;
+            let fate = deletion.fate(deleted.versioning);
+            let is_undoable = fate == Fate::Undoable;
             let is_settled = matches!(
                 ended,
                 Ok(Undone::Restored | Undone::Present | Undone::Newer | Undone::Lost)
@@ -366,23 +393,35 @@ impl Findings {
                 self.settled_bytes += deletion.orphan.size;
             }
             let how = match ended {
+                Ok(Undone::Restored) if fate == Fate::Unknown => {
+                    self.counts.referenced += 1;
+                    Ok("a delete marker that was made since the run began stood over it: it was restored".to_owned())
+                }
+                Ok(Undone::Untouched | Undone::Present) if fate == Fate::Unknown => Err(
+                    "nothing shows that it was, but its request may yet take effect: look again"
+                        .to_owned(),
+                ),
                 // Nobody took a marker away: the same bytes were uploaded again.
                 Ok(Undone::Present) if !is_undoable => Err("it stands there again".to_owned()),
                 ended => told(ended),
             };
             self.counts.restored += u64::from(how.is_ok());
             match how {
-                Ok(how) | Err(how) => self.tell(&deletion.orphan, &how),
+                Ok(how) | Err(how) => self.tell(deletion, &how),
             }
         }
     }
 
-    fn tell(&mut self, orphan: &Orphan, how: &str) {
+    fn tell(&mut self, deletion: &Deletion, how: &str) {
+        let (code, what) = match deletion.told {
+            Told::Deleted(_) => (REFERENCED, "although it was deleted"),
+            Told::Nothing => (UNSURE, "and whether it was deleted is not known"),
+        };
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(Problem {
-                key: Some(orphan.key.clone()),
-                code: REFERENCED.to_owned(),
-                message: format!("a row names it now, although it was deleted; {how}"),
+                key: Some(deletion.orphan.key.clone()),
+                code: code.to_owned(),
+                message: format!("a row names it now, {what}; {how}"),
             });
         }
     }
@@ -418,6 +457,8 @@ mod tests {
 
     use super::*;
     use crate::object::{ETag, SparedBy};
+
+    const SINCE: Timestamp = Timestamp::UNIX_EPOCH;
 
     /// Keeps the batches that it was given, and fails where it shall.
     #[derive(Default)]
@@ -463,7 +504,7 @@ mod tests {
                     match claim {
                         Claim::Marker(id) => assert!(matches!(&**id, "marker" | "null")),
                         Claim::Unnamed => {}
-                        Claim::Within(_) => panic!("S3 confirmed it"),
+                        Claim::Within(span) => assert_eq!(span.from, SINCE),
                     }
                     self.ends[&orphan.key].ok_or_else(|| LookError {
                         code: None,
@@ -479,7 +520,7 @@ mod tests {
     }
 
     fn remembering(ledger: &Ledger, versioning: Versioning) -> RememberingDeleted<'_, Ledger> {
-        RememberingDeleted::new(ledger, versioning).unwrap()
+        RememberingDeleted::new(ledger, versioning, SINCE).unwrap()
     }
 
     fn orphan(number: usize) -> Orphan {
@@ -488,6 +529,12 @@ mod tests {
             etag: ETag::new("\"e\""),
             size: 1 + number as u64,
             last_modified: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn unknown() -> Outcome {
+        Outcome::Unknown {
+            reason: "its answer was lost".to_owned(),
         }
     }
 
@@ -516,6 +563,7 @@ mod tests {
             (Versioning::Enabled, Some(deleted(None)), true),
             (Versioning::Off, Some(deleted(None)), false),
             (Versioning::Enabled, Some(Outcome::Gone), false),
+            (Versioning::Enabled, Some(unknown()), false),
             (Versioning::Enabled, None, false),
         ] {
             assert_eq!(
@@ -532,6 +580,7 @@ mod tests {
             4 => Just(deleted(Some("marker"))),
             2 => Just(deleted(Some("null"))),
             2 => Just(deleted(None)),
+            2 => Just(unknown()),
             1 => Just(Outcome::Gone),
             1 => Just(Outcome::Spared(SparedBy::Check)),
         ];
@@ -542,6 +591,7 @@ mod tests {
             Just(Undone::Kept),
             Just(Undone::Lost),
             Just(Undone::Restorable),
+            Just(Undone::Untouched),
         ]);
         proptest::collection::vec((outcome, any::<bool>(), end), 0..50)
     }
@@ -596,11 +646,12 @@ mod tests {
             } else {
                 prop_assert!(bytes.freed <= seen.freed && bytes.recoverable <= seen.recoverable && bytes.kept <= seen.kept);
             }
-            prop_assert_eq!(remembered.is_empty(), !cases.iter().any(|(outcome, _, _)| is_deleted(outcome)));
+            let may_be = |outcome: &Outcome| is_deleted(outcome) || *outcome == unknown();
+            prop_assert_eq!(remembered.is_empty(), !cases.iter().any(|(outcome, _, _)| may_be(outcome)));
 
             let mut findings = Findings::default();
             recheck(&mut remembered, &world, &world, &mut findings).now_or_never().unwrap().unwrap();
-            let named: Vec<_> = (0..).zip(&cases).filter(|(_, (outcome, named, _))| is_deleted(outcome) && *named).collect();
+            let named: Vec<_> = (0..).zip(&cases).filter(|(_, (outcome, named, _))| may_be(outcome) && *named).collect();
             let undoable = |outcome: &Outcome| matches!(outcome, Outcome::Deleted { marker: Some(marker) } if marker != "null");
             let is_back = |outcome: &Outcome, end: Option<Undone>| match end {
                 Some(Undone::Restored) => !is_final(outcome),
@@ -608,7 +659,8 @@ mod tests {
                 _ => false,
             };
             let back = named.iter().filter(|(_, (outcome, _, end))| is_back(outcome, *end)).count();
-            prop_assert_eq!(findings.counts, Rechecked { referenced: named.len() as u64, restored: back as u64 });
+            let was_deleted = named.iter().filter(|(_, (outcome, _, end))| is_deleted(outcome) || is_back(outcome, *end)).count();
+            prop_assert_eq!(findings.counts, Rechecked { referenced: was_deleted as u64, restored: back as u64 });
             let is_settled = |end: Option<Undone>| matches!(end, Some(Undone::Restored | Undone::Present | Undone::Newer | Undone::Lost));
             let bytes: u64 = named.iter().filter(|(_, (outcome, _, end))| is_settled(*end) && undoable(outcome)).map(|(number, _)| orphan(*number).size).sum();
             prop_assert_eq!(findings.settled_bytes, bytes);
@@ -616,6 +668,7 @@ mod tests {
             for problem in &findings.problems {
                 let key = problem.key.as_ref().unwrap();
                 let (_, (outcome, _, end)) = named.iter().find(|(number, _)| orphan(*number).key == *key).unwrap();
+                prop_assert_eq!(&*problem.code, if is_deleted(outcome) { REFERENCED } else { UNSURE });
                 prop_assert_eq!(problem.message.contains("it was restored"), is_back(outcome, *end), "{:?}", problem);
                 prop_assert_eq!(problem.message.contains("it is lost"), is_final(outcome), "{:?}", problem);
             }

@@ -445,7 +445,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         };
         // Without conditions the only protection left is a look just before the batch.
         judged.conditional = honoured;
-        let memory = RememberingDeleted::new(self.journal, judged.versioning)?;
+        let memory = RememberingDeleted::new(self.journal, judged.versioning, judged.storage_now)?;
         let hands = Hands {
             delete: &deleter,
             check,

@@ -387,6 +387,23 @@ const MORE_THAN_READING: &[(&str, &str)] = &[
     ("ALTER ROLE it CREATEROLE", "can make roles"),
     ("ALTER ROLE it CREATEDB", "can make databases"),
     (
+        "ALTER ROLE it REPLICATION",
+        "can open replication connections",
+    ),
+    // What it can become counts, whether it inherits its rights or not.
+    (
+        "ALTER ROLE it NOINHERIT; DO $$ BEGIN EXECUTE format('GRANT %I TO it', current_user); END $$",
+        "can become a superuser (SET ROLE",
+    ),
+    (
+        "ALTER ROLE it NOINHERIT; CREATE ROLE writer_of_it; GRANT DELETE ON images TO writer_of_it; GRANT writer_of_it TO it",
+        "can write to 1 tables, public.images among them",
+    ),
+    (
+        "CREATE FUNCTION wipe_all() RETURNS void LANGUAGE sql SECURITY DEFINER AS 'DELETE FROM images'",
+        "can call 1 functions that run with the rights of another (SECURITY DEFINER), wipe_all() among them",
+    ),
+    (
         "GRANT INSERT ON images TO it",
         "can write to 1 tables, public.images among them",
     ),
@@ -447,7 +464,13 @@ async fn the_doctor_names_whatever_a_role_can_do_besides_reading() {
             (&before["verdict"], &before["message"]),
             (&json!("ok"), &json!("it can read, and nothing else"))
         );
-        world.sql(&grant.replace(" it", &format!(" {role}"))).await;
+        world
+            .sql(
+                &grant
+                    .replace(" it", &format!(" {role}"))
+                    .replace("_of_it", &format!("_of_{role}")),
+            )
+            .await;
         let after = said().await;
         assert_eq!(after["verdict"], "warning", "{grant}: {after}");
         let message = after["message"].as_str().expect("a text");

@@ -15,9 +15,12 @@ use orphan_sweeper::settings::{Setting, Settings};
 use orphan_sweeper::stop::Stop;
 use orphan_sweeper::summary::{Refusal, Status};
 use serde_json::{Value, json};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use support::program::{Environment, files, reader};
 use support::{BUCKET, World, failure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 
 /// A world with so many referenced images in `images/`.
 async fn world(referenced: usize) -> World {
@@ -391,6 +394,61 @@ async fn a_transaction_older_than_the_grace_period_refuses_where_it_can_be_seen(
         (Status::Completed, 0),
         "{after:?}"
     );
+}
+
+/// A session as tools for replication open one, which speaks SQL all the same. The driver has no
+/// word for it, so it is put in on the way.
+async fn replication_session(world: &World) -> PgConnection {
+    let options: PgConnectOptions = world.database.url().parse().expect("an address");
+    let server = TcpStream::connect((options.get_host(), options.get_port())).await;
+    let mut server = server.expect("connected");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.expect("accepted");
+        let length = client.read_u32().await.expect("a length");
+        let mut startup = vec![0; length as usize - 4];
+        client.read_exact(&mut startup).await.expect("a startup");
+        startup.pop();
+        startup.extend(b"replication\0database\0\0");
+        let length = u32::try_from(startup.len() + 4).expect("short");
+        server.write_u32(length).await.expect("sent");
+        server.write_all(&startup).await.expect("sent");
+        copy_bidirectional(&mut client, &mut server).await.ok();
+    });
+    let options = options.host("127.0.0.1").port(port);
+    PgConnection::connect_with(&options.ssl_mode(PgSslMode::Disable))
+        .await
+        .expect("connected")
+}
+
+#[tokio::test]
+async fn a_transaction_of_a_session_that_does_not_tell_is_seen_too() {
+    let world = world(3).await;
+    let mut session = replication_session(&world).await;
+    session
+        .execute(sqlx::raw_sql("BEGIN; INSERT INTO images VALUES ('late')"))
+        .await
+        .expect("begun");
+    let kind = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender'";
+    let row = world.connect().await.fetch_one(kind).await.expect("a row");
+    assert_eq!(row.get::<i64, _>(0), 1);
+    let short = [(Setting::MinAge, "0s"), (Setting::AllowShortMinAge, "true")];
+    let refused = world.run(&short).await;
+    assert_eq!(guards(&refused), ["old_transactions"], "{refused:?}");
+    session.execute("ROLLBACK").await.expect("rolled back");
+    assert_eq!(world.run(&short).await.summary.status, Status::Completed);
+
+    // Nor does a session tell that was told to be silent.
+    let mut silent = world.connect().await;
+    let begin = "SET application_name = 'silent'; SET track_activities = off; BEGIN";
+    silent.execute(sqlx::raw_sql(begin)).await.expect("begun");
+    let refused = world.run(&short).await;
+    assert_eq!(guards(&refused), ["old_transactions"], "{refused:?}");
+    let hint = &refused.refusals[0].hint;
+    assert!(hint.contains("of silent (the session is as"), "{hint}");
+    silent.execute("ROLLBACK").await.expect("rolled back");
+    assert_eq!(world.run(&short).await.summary.status, Status::Completed);
 }
 
 #[tokio::test]

@@ -201,6 +201,9 @@ async fn names_that_are_urls_are_widened_and_an_unknown_host_ends_the_run() {
         "https://lh3.example.org/avatar",
     ];
     world.name(&urls).await;
+    world
+        .name(&["https://cdn.example.com/x/broken+image.png"])
+        .await;
     let base = [
         (Setting::ReferenceForm, "url"),
         (Setting::ReferenceHost, "cdn.example.com"),
@@ -219,7 +222,8 @@ async fn names_that_are_urls_are_widened_and_an_unknown_host_ends_the_run() {
         .run(&[&base[..], &[(Setting::ForeignHost, "lh3.example.org")]].concat())
         .await;
     let counts = report.summary.counts;
-    // `raw name.png` is what the third URL means, and it is missing; its other reading is there.
+    // `raw name.png` is what the third URL means first, and it is missing; what else it means is
+    // there, so that only `x/broken+image.png` is.
     assert_eq!(
         (
             counts.references,
@@ -227,7 +231,7 @@ async fn names_that_are_urls_are_widened_and_an_unknown_host_ends_the_run() {
             counts.dangling,
             counts.deleted
         ),
-        (3, 4, 1, 1),
+        (4, 4, 1, 1),
         "{report:?}"
     );
     assert!(!world.keys().contains(&"orphan.png".to_owned()));
@@ -442,6 +446,14 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
             CREATE FUNCTION \"Careful\"() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; exception -- nothing
  /* at all */ when others then null; END $$; \
             CREATE FUNCTION atomic() RETURNS SETOF text VOLATILE SECURITY DEFINER BEGIN ATOMIC SELECT careful(); END; \
+            CREATE FUNCTION quoting() RETURNS SETOF text LANGUAGE sql STABLE AS $$ SELECT * FROM \"Careful\"() $$; \
+            CREATE FUNCTION loud() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT CAREFUL(); END $$; \
+            CREATE FUNCTION folded() RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN array(SELECT name::text FROM images); EXCEPTION WHEN insufficient_privilege THEN RETURN '{}'; END $$; \
+            CREATE FUNCTION \"Folded é\"() RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN folded(); EXCEPTION WHEN others THEN RETURN '{}'; END $$; \
+            CREATE FUNCTION \"größe7\"() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; EXCEPTION -- over\r WHEN others THEN NULL; END $$; \
+            CREATE VIEW behind AS SELECT * FROM careful() AS t (name); \
+            CREATE FUNCTION through() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name FROM behind; END $$; \
+            CREATE VIEW held AS SELECT unnest(folded()) AS name; \
             CREATE VIEW named AS SELECT * FROM careful() AS t (name)")
         .await;
     for (query, function) in [
@@ -453,10 +465,33 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
             "SELECT upper(n) FROM \"Careful\"() AS t (n)",
             "\"Careful\"()",
         ),
+        ("SELECT quoting()", "\"Careful\"(), careful()"),
+        (
+            "SELECT U&\"\\0063areful\"()",
+            "\"Careful\"(), \"Folded é\"(), \"größe7\"(), careful(), folded()",
+        ),
+        ("SELECT loud()", "careful()"),
+        // The planner calls it, and no plan names it.
+        ("SELECT unnest(folded())", "folded()"),
+        ("SELECT unnest(FOLDED -- (\n /**/ ())", "folded()"),
+        ("SELECT unnest(\"folded\"())", "folded()"),
+        ("SELECT unnest(\"Folded é\"())", "\"Folded é\"(), folded()"),
+        ("SELECT name FROM held", "folded()"),
+        // No plan shows it.
+        (
+            "SELECT v.name FROM (VALUES ('a'), ((SELECT array_to_string(folded(), ',')))) AS v (name)",
+            "folded()",
+        ),
+        (
+            "SELECT name FROM images LIMIT cardinality(folded())",
+            "folded()",
+        ),
+        ("SELECT * FROM through()", "careful()"),
+        ("SELECT GRößE7()", "\"größe7\"()"),
     ] {
         let report = world.run(&[(Setting::References, query)]).await;
         let failure = failure(&report);
-        let told = format!("calls {function}, where exceptions are handled");
+        let told = format!("may call {function}, where exceptions are handled");
         assert!(failure.contains(&told), "{query}: {failure}");
     }
     assert_eq!((world.keys().len(), deletions(&world)), (3, 0));
@@ -468,6 +503,40 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
         "SELECT * FROM \"Plain\"()",
         "SELECT name FROM images, (SELECT count(*) FROM images) AS n",
     ] {
+        let report = world.run(&[(Setting::References, query)]).await;
+        assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+    }
+    // Nor is what a column is called like.
+    world
+        .sql("CREATE FUNCTION name() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN 1; EXCEPTION WHEN others THEN RETURN 2; END $$")
+        .await;
+    let report = world.run(&[]).await;
+    assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+}
+
+/// Each statement of a volatile function sees another moment, also in the fresh check.
+#[tokio::test]
+async fn a_volatile_function_that_reads_ends_the_run() {
+    let world = world().await;
+    world
+        .sql("CREATE FUNCTION names() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; END $$; \
+            CREATE FUNCTION outer_names() RETURNS SETOF text LANGUAGE sql STABLE AS 'SELECT names()'; \
+            CREATE FUNCTION atomic() RETURNS SETOF text BEGIN ATOMIC SELECT name::text FROM images; END; \
+            CREATE FUNCTION trimmed(t text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN btrim(t); END $$")
+        .await;
+    for (query, function) in [
+        ("SELECT names()", "names()"),
+        ("SELECT outer_names()", "names()"),
+        ("SELECT atomic()", "atomic()"),
+    ] {
+        let report = world.run(&[(Setting::References, query)]).await;
+        let failure = failure(&report);
+        let told = format!("may call {function}, which reads and is VOLATILE");
+        assert!(failure.contains(&told), "{query}: {failure}");
+    }
+    assert_eq!((world.keys().len(), deletions(&world)), (3, 0));
+    world.sql("ALTER FUNCTION names() STABLE").await;
+    for query in ["SELECT outer_names()", "SELECT trimmed(name) FROM images"] {
         let report = world.run(&[(Setting::References, query)]).await;
         assert_eq!(report.summary.status, Status::Completed, "{report:?}");
     }
@@ -730,21 +799,32 @@ async fn rows_that_a_function_hides_from_itself_end_the_run() {
         .await;
     let report = world.run(&[]).await;
     assert_eq!(report.summary.status, Status::Completed, "{report:?}");
-    // It may turn it on in its body, and put it back.
     world
-        .sql("CREATE OR REPLACE FUNCTION names() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config('row_security', 'on', true); RETURN QUERY SELECT name::text FROM images; PERFORM set_config('row_security', 'off', true); END $$")
+        .sql("CREATE FUNCTION read() RETURNS SETOF text LANGUAGE plpgsql STABLE AS 'BEGIN RETURN QUERY SELECT name::text FROM images; END'; \
+            CREATE FUNCTION seen() RETURNS SETOF text STABLE BEGIN ATOMIC SELECT set_config('row_security', 'on', true); \
+                SELECT unnest(x) FROM (SELECT array_agg(n) AS x FROM read() AS n) AS t WHERE set_config('row_security', 'off', true) IS NOT NULL; END")
         .await;
-    let report = world
-        .run(&[
-            (Setting::DatabaseUrl, url.as_str()),
-            (Setting::References, "SELECT names()"),
-        ])
+    // It may turn it on in its body, and put it back, or by a name that is made up there.
+    for body in [
+        "PERFORM set_config('ROW_SECURITY', 'on', true); RETURN QUERY SELECT name::text FROM images; PERFORM set_config('ROW_SECURITY', 'off', true);",
+        "PERFORM set_config('row' || '_security', 'on', true); RETURN QUERY SELECT name::text FROM images;",
+        "RETURN QUERY SELECT * FROM seen();",
+    ] {
+        world
+        .sql(&format!("CREATE OR REPLACE FUNCTION names() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN {body} END $$"))
         .await;
-    let failure = support::failure(&report);
-    assert!(
-        failure.contains("reads images, which has row level security"),
-        "{failure}"
-    );
+        let report = world
+            .run(&[
+                (Setting::DatabaseUrl, url.as_str()),
+                (Setting::References, "SELECT names()"),
+            ])
+            .await;
+        let failure = support::failure(&report);
+        assert!(
+            failure.contains("reads images, which has row level security"),
+            "{failure}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+mod answer;
 mod bucket;
 mod buckets;
 mod fault;

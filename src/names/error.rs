@@ -31,6 +31,9 @@ pub enum NameError {
         "the name {0} is not an http, https or s3 URL, but --reference-form is url; mixed forms need a query that yields one form"
     )]
     NotUrl(String),
+    /// Form `url`, but it is a list of them.
+    #[error("the name {0} holds several URLs; let the references query yield one a row")]
+    SeveralUrls(String),
     /// A host that nobody declared.
     #[error(
         "the host {host} of {name} is not known: declare it with --reference-host if it stands for the bucket, or with --foreign-host if it is not ours"

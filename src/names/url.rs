@@ -1,6 +1,8 @@
 //! From a URL to the keys that it may mean: read by every host, in every way of writing, up to
 //! every mark that may end it. One more reading only protects.
 
+use std::iter;
+
 use percent_encoding::percent_decode_str;
 use url::Url;
 
@@ -20,42 +22,77 @@ pub(super) struct Addresses<'rules> {
 }
 
 impl Addresses<'_> {
-    /// The keys that a URL protects: its primary key first, then its alternates. None for one of
-    /// a foreign host.
+    /// The keys that a URL protects: its primary key first, then what else an application may
+    /// have meant by it. None for one of a foreign host, but for what it carries of ours.
     pub(super) fn widen(&self, name: &str) -> Result<Vec<Reference>, NameError> {
         let not_url = || NameError::NotUrl(shown(name));
+        if holds_several(name) {
+            return Err(NameError::SeveralUrls(shown(name)));
+        }
         let (scheme, rest) = name.split_once("://").ok_or_else(not_url)?;
-        let ends_host = |c: char| c == '/' || TAIL.contains(&c);
-        let (host, path) = rest.split_at(rest.find(ends_host).unwrap_or(rest.len()));
-        let path = path.strip_prefix('/').unwrap_or(path);
+        let (host, path) = split_host(rest);
         if host.is_empty() || host.contains(['@', ' ', '\\']) {
             return Err(not_url());
         }
         let host = host.to_ascii_lowercase();
-        let origin = match scheme.to_ascii_lowercase().as_str() {
-            "http" => Origin::Web(host.strip_suffix(":80").unwrap_or(&host)),
-            "https" => Origin::Web(host.strip_suffix(":443").unwrap_or(&host)),
-            "s3" => Origin::Bucket(&host),
-            _ => return Err(not_url()),
+        let origin = Origin::of(scheme, &host).ok_or_else(not_url)?;
+        let mut readings = self.readings(origin, path);
+        let mut references = match readings.next() {
+            Some(meant) => {
+                let mut references = first(name, &meant)?;
+                for raw in iter::once(meant).chain(readings) {
+                    add_alternates(&mut references, &raw);
+                }
+                references
+            }
+            None => {
+                self.not_ours(name, &host, origin, path)?;
+                Vec::new()
+            }
         };
-        if let Some(references) = self.readings(name, origin, path)? {
-            return Ok(references);
+        for inner in carried(name) {
+            self.add_carried(&mut references, &inner);
         }
+        Ok(references)
+    }
+
+    /// Fails where nobody declared a host that does not stand for the bucket.
+    fn not_ours(
+        &self,
+        name: &str,
+        host: &str,
+        origin: Origin<'_>,
+        path: &str,
+    ) -> Result<(), NameError> {
         let bare = path.split(TAIL).next().unwrap_or_default();
         let (Origin::Web(known) | Origin::Bucket(known)) = origin;
         let mut foreign = self.foreign_hosts.iter();
         if foreign.any(|foreign| foreign.key(known, bare).is_some()) {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let host = if is_s3_host(&host) {
+        let host = if is_s3_host(host) {
             format!("{host}/{}", bare.split('/').next().unwrap_or_default())
         } else {
-            host.clone()
+            host.to_owned()
         };
         Err(NameError::UnknownHost {
             host: short(&host),
             name: shown(name),
         })
+    }
+
+    /// What a URL that another one carries protects, if it is one of the bucket.
+    fn add_carried(&self, references: &mut Vec<Reference>, url: &str) {
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return;
+        };
+        let (host, path) = split_host(rest);
+        let host = host.to_ascii_lowercase();
+        if let Some(origin) = Origin::of(scheme, &host) {
+            for raw in self.readings(origin, path) {
+                add_alternates(references, &raw);
+            }
+        }
     }
 
     /// What stands behind each host that stands for the bucket and that the path begins with:
@@ -88,41 +125,23 @@ impl Addresses<'_> {
         raw
     }
 
-    /// The decoded path, then what else an application may have meant by it: a `+` for a
-    /// space, a key that itself holds `%`, or one that holds the `?` or `#` that begins a tail,
-    /// and all that behind each host that the path may begin with. `None` where it begins with
-    /// none that stands for the bucket.
-    fn readings(
-        &self,
-        name: &str,
-        origin: Origin<'_>,
-        path: &str,
-    ) -> Result<Option<Vec<Reference>>, NameError> {
-        let mut references: Option<Vec<Reference>> = None;
+    /// What stands in the path behind each host that it may begin with, up to each mark that
+    /// may end it, in every way of writing; what is meant first comes first. Nothing where the path
+    /// begins with no host that stands for the bucket.
+    fn readings(&self, origin: Origin<'_>, path: &str) -> impl Iterator<Item = String> {
         let bare = path.find(TAIL).unwrap_or(path.len());
-        let ends = path.match_indices(TAIL).map(|(end, _)| end);
-        for end in ends.chain([path.len()]) {
-            let tail = &path[bare..end];
+        let ends = path.match_indices(may_end).map(|(end, _)| end);
+        iter::once(bare)
+            .chain(ends)
+            .chain((bare < path.len()).then_some(path.len()))
+            .map(move |end| (&path[..end], path.get(bare..end).unwrap_or_default()))
             // (A signature belongs to no key, and shall not be carried about.)
-            if tail.len() > MAX_TAIL_BYTES || is_signed(tail) {
-                break;
-            }
-            let path = &path[..end];
-            for path in ways_of_writing(path) {
-                for raw in self.raw_keys(origin, &path) {
-                    let references = match &mut references {
-                        Some(references) => references,
-                        None => references.insert(first(name, raw)?),
-                    };
-                    for raw in ways_of_writing(raw) {
-                        for key in keys_of(&raw) {
-                            add_alternate(references, key);
-                        }
-                    }
-                }
-            }
-        }
-        Ok(references)
+            .take_while(|(_, tail)| tail.len() <= MAX_TAIL_BYTES && !is_signed(tail))
+            .flat_map(|(path, _)| ways_of_writing(path))
+            .flat_map(move |path| {
+                let raw = self.raw_keys(origin, &path).into_iter();
+                raw.flat_map(ways_of_writing).collect::<Vec<_>>()
+            })
     }
 }
 
@@ -133,6 +152,59 @@ enum Origin<'url> {
     Web(&'url str),
     /// To a bucket by its name (`s3://`).
     Bucket(&'url str),
+}
+
+impl<'url> Origin<'url> {
+    fn of(scheme: &str, host: &'url str) -> Option<Self> {
+        match scheme.to_ascii_lowercase().as_str() {
+            "http" => Some(Self::Web(host.strip_suffix(":80").unwrap_or(host))),
+            "https" => Some(Self::Web(host.strip_suffix(":443").unwrap_or(host))),
+            "s3" => Some(Self::Bucket(host)),
+            _ => None,
+        }
+    }
+}
+
+/// The host, and the path without the slash before it.
+fn split_host(rest: &str) -> (&str, &str) {
+    let ends_host = |c: char| c == '/' || TAIL.contains(&c);
+    let (host, path) = rest.split_at(rest.find(ends_host).unwrap_or(rest.len()));
+    (host, path.strip_prefix('/').unwrap_or(path))
+}
+
+/// How the URLs begin that may be meant.
+const SCHEMES: [&str; 3] = ["http://", "https://", "s3://"];
+
+/// Where URLs begin in a text, but the one at its beginning.
+fn further_urls(text: &str) -> Vec<usize> {
+    let text = text.to_ascii_lowercase();
+    let begins = |scheme| text.match_indices(scheme).map(|(at, _)| at);
+    SCHEMES
+        .into_iter()
+        .flat_map(begins)
+        .filter(|at| *at > 0)
+        .collect()
+}
+
+/// Whether this is a list of URLs rather than one.
+fn holds_several(name: &str) -> bool {
+    further_urls(name)
+        .into_iter()
+        .any(|at| name[..at].ends_with(separates))
+}
+
+/// The URLs that a URL carries, as one of a proxy or a resizer does: in its path or its query, as
+/// they are or encoded.
+fn carried(name: &str) -> Vec<String> {
+    let decoded = name.contains('%').then(|| decoded(name)).flatten();
+    [Some(name), decoded.as_deref()]
+        .into_iter()
+        .flatten()
+        .flat_map(|text| {
+            let begin = further_urls(text).into_iter();
+            begin.map(|at| text[at..].to_owned())
+        })
+        .collect()
 }
 
 /// Whether this is a host of S3 itself, of whatever region: `s3`, `s3-REGION`, dual
@@ -148,11 +220,15 @@ fn is_s3_host(host: &str) -> bool {
     first == "s3" || first.starts_with("s3-")
 }
 
-/// The ways in which a path may be meant: as it is written, as a client asks for it, and as
-/// servers read it that take several slashes for one.
+/// The ways in which a path may be meant: as it is written, with `/` for one that is encoded, as
+/// a client asks for it, and as servers read it that take several slashes for one.
 fn ways_of_writing(path: &str) -> Vec<String> {
     let mut ways = vec![path.to_owned()];
-    ways.extend(resolved(path));
+    if path.contains("%2F") || path.contains("%2f") {
+        ways.push(path.replace("%2F", "/").replace("%2f", "/"));
+    }
+    let resolved: Vec<String> = ways.iter().filter_map(|way| resolved(way)).collect();
+    ways.extend(resolved);
     let merged: Vec<String> = ways.iter().filter_map(|way| merged(way)).collect();
     ways.extend(merged);
     ways
@@ -195,6 +271,16 @@ fn merged(path: &str) -> Option<String> {
 /// What ends a URL's path.
 const TAIL: [char; 2] = ['?', '#'];
 
+/// What stands between the URLs of a list.
+fn separates(c: char) -> bool {
+    c.is_whitespace() || matches!(c, ',' | ';' | '|' | '"' | '\'')
+}
+
+/// What may end the path: all that ends one in a URL, and in the text that holds one.
+fn may_end(c: char) -> bool {
+    TAIL.contains(&c) || separates(c) || matches!(c, '&' | '<' | '>' | ')' | ']' | '}')
+}
+
 /// A key that begins with a mark, and has each of its other bytes encoded.
 const MAX_TAIL_BYTES: usize = 1 + 3 * (MAX_KEY_BYTES - 1);
 
@@ -226,24 +312,33 @@ fn decoded(raw: &str) -> Option<String> {
     Some(decoded.into_owned())
 }
 
-/// What else a raw key may mean.
+/// What a raw key may mean: the key that it encodes, once or twice and with a `+` for a space, and
+/// what it says as it stands.
 fn keys_of(raw: &str) -> impl Iterator<Item = String> {
     let spaced = raw.contains('+').then(|| raw.replace('+', " "));
-    let decoded = [Some(raw), spaced.as_deref()].map(|raw| raw.and_then(decoded));
-    decoded.into_iter().flatten().chain([raw.to_owned()])
+    let once = [Some(raw), spaced.as_deref()].map(|raw| raw.and_then(decoded));
+    let twice = once
+        .each_ref()
+        .map(|once| once.as_deref().and_then(decoded));
+    once.into_iter()
+        .chain(twice)
+        .flatten()
+        .chain([raw.to_owned()])
 }
 
 /// An alternate longer than any key protects nothing, and is no error.
-fn add_alternate(references: &mut Vec<Reference>, key: String) {
-    if key.is_empty() || key.len() > MAX_KEY_BYTES {
-        return;
-    }
-    let key = ObjectKey::new(key);
-    if references.iter().all(|reference| reference.key != key) {
-        references.push(Reference {
-            key,
-            kind: ReferenceKind::Alternate,
-        });
+fn add_alternates(references: &mut Vec<Reference>, raw: &str) {
+    for key in keys_of(raw) {
+        if key.is_empty() || key.len() > MAX_KEY_BYTES {
+            continue;
+        }
+        let key = ObjectKey::new(key);
+        if references.iter().all(|reference| reference.key != key) {
+            references.push(Reference {
+                key,
+                kind: ReferenceKind::Alternate,
+            });
+        }
     }
 }
 
@@ -349,6 +444,68 @@ mod tests {
     }
 
     #[test]
+    fn an_encoded_slash_may_be_one() {
+        for (name, key) in [
+            ("s3://pics/x%2F..%2F2026/a.png", "2026/a.png"),
+            ("s3://pics/2026%2f/a.png", "2026/a.png"),
+            ("s3://pics/x/%2e%2e%2fd/e.png", "d/e.png"),
+            ("http://localhost:9000/x%2f..%2Fpics/a.png", "a.png"),
+            ("s3://pics/a%252Fb%2520c.png", "a/b c.png"),
+        ] {
+            assert!(keys(name).contains(&key.to_owned()), "{key} by {name}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_urls_is_refused_and_what_stands_behind_one_ends_it() {
+        for list in [
+            "https://cdn.example.com/a.png 1x, https://cdn.example.com/b.png 2x",
+            "https://cdn.example.com/a.png,S3://pics/b.png",
+            "https://avatars.example.net/a.png\thttp://cdn.example.com/b.png",
+            "s3://pics/a.png\";\"https://b.example/b.png",
+        ] {
+            let error = refused(ReferenceForm::Url, list);
+            assert!(error.contains("holds several URLs"), "{error}");
+        }
+        for one in [
+            "https://cdn.example.com/a.png 1x",
+            "https://cdn.example.com/a.png,b.png",
+            "https://cdn.example.com/a.png\" alt=\"A\">",
+            "https://cdn.example.com/a.png)",
+            "https://cdn.example.com/a.png&w=20",
+        ] {
+            assert!(keys(one).contains(&"a.png".to_owned()), "{one}");
+        }
+    }
+
+    #[test]
+    fn what_a_url_carries_is_protected_too() {
+        for carrying in [
+            "https://cdn.example.com/_next/image?url=https%3A%2F%2Fcdn.example.com%2Fx%2Fa.png&w=64",
+            "https://cdn.example.com/width=80/https://CDN.example.com/x/a.png",
+            "https://avatars.example.net/?url=s3://pics/x/a.png&w=64",
+            "https://avatars.example.net/http%3a//localhost:9000/pics/x/a.png",
+            "https://avatars.example.net/x?a=https://other.example/&b=HTTPS://s3.amazonaws.com/pics/x%2Fa.png",
+        ] {
+            let read = rules(ReferenceForm::Url).widen(carrying).unwrap();
+            let carried = read
+                .iter()
+                .find(|reference| reference.key.as_str() == "x/a.png");
+            assert_eq!(
+                carried.map(|reference| reference.kind),
+                Some(ReferenceKind::Alternate),
+                "{carrying}"
+            );
+        }
+        // What is not ours is nobody's concern there.
+        assert!(keys("https://avatars.example.net/?u=https://other.example/a.png").is_empty());
+        // No more of a signature than elsewhere.
+        let signed =
+            "https://avatars.example.net/?u=https://cdn.example.com/a.png?x-amz-signature=s";
+        assert_eq!(keys(signed), ["a.png"]);
+    }
+
+    #[test]
     fn a_key_may_begin_with_what_begins_a_tail() {
         for (name, key) in [
             ("s3://pics/#1 winner.png", "#1 winner.png"),
@@ -383,7 +540,7 @@ mod tests {
         for (name, expected) in [
             (
                 "s3://pics/logo of C#.png",
-                &["logo of C", "logo of C#.png"][..],
+                &["logo of C", "logo", "logo of", "logo of C#.png"][..],
             ),
             ("s3://pics/what?.png", &["what", "what?.png"]),
             ("s3://pics/C#.png?v=1", &["C", "C#.png", "C#.png?v=1"]),
@@ -436,7 +593,7 @@ mod tests {
             "https://s3.amazonaws.com/pics/a/b.png",
             "https://S3.eu-west-1.amazonaws.com:443/pics/a/b.png",
             "s3://pics/a/b.png",
-            "https://cdn.example.com/a/b.png?width=20&X-Amz-Signature=secret",
+            "https://cdn.example.com/a/b.png?X-Amz-Signature=secret&width=20",
             "http://cdn.example.com:80/a/b.png",
             "HTTP://localhost:9000/pics/a/b.png",
         ] {

@@ -21,6 +21,13 @@ use crate::names::NameRules;
 /// three cores, against 30 ms on one).
 const NAMES_AT_ONCE: usize = 1_000;
 
+/// So many other keys that the names of one may mean are remembered: a name with a new query each
+/// time may stand in many rows.
+const MOST_READINGS: usize = 32;
+
+/// For each key, where a row names it, what else such a name may mean.
+type Readings = Vec<Option<Vec<ObjectKey>>>;
+
 /// How often a question is put that locks tables anew each time.
 const MOST_QUESTIONS: usize = 4;
 
@@ -75,7 +82,7 @@ impl PrimaryCheck {
         }
     }
 
-    async fn ask(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, DatabaseError> {
+    async fn ask(&self, keys: &[&ObjectKey]) -> Result<Readings, DatabaseError> {
         // A connection of its own each time: it costs little beside a window of batches, and
         // none lies idle for a firewall or a pooler to drop.
         let mut connection = self.database.connect().await?;
@@ -111,7 +118,7 @@ impl PrimaryCheck {
         &self,
         connection: &mut PgConnection,
         keys: &[&ObjectKey],
-    ) -> Result<Vec<bool>, DatabaseError> {
+    ) -> Result<Readings, DatabaseError> {
         // To plan a statement locks all that it reads as it is written, partitions and children,
         // too; so only what functions read needs a second question.
         explain(connection, &self.query.select()).await?;
@@ -133,7 +140,7 @@ impl PrimaryCheck {
         &self,
         connection: &mut PgConnection,
         keys: &[&ObjectKey],
-    ) -> Result<Vec<bool>, DatabaseError> {
+    ) -> Result<Readings, DatabaseError> {
         match self.method(connection, keys).await? {
             Method::Index(collation) => self.by_index(connection, keys, collation).await,
             Method::Reread => self.by_reading_all(connection, keys).await,
@@ -182,7 +189,7 @@ impl PrimaryCheck {
         connection: &mut PgConnection,
         keys: &[&ObjectKey],
         collation: Collation,
-    ) -> Result<Vec<bool>, DatabaseError> {
+    ) -> Result<Readings, DatabaseError> {
         let names: Vec<Option<&str>> = keys.iter().map(|key| self.name_of(key)).collect();
         let asked: Vec<&str> = names.iter().flatten().copied().collect();
         let mut found = HashSet::new();
@@ -200,7 +207,7 @@ impl PrimaryCheck {
         }
         Ok(names
             .into_iter()
-            .map(|name| name.is_some_and(|name| found.contains(name)))
+            .map(|name| found.contains(name?).then(Vec::new))
             .collect())
     }
 
@@ -208,13 +215,13 @@ impl PrimaryCheck {
         &self,
         connection: &mut PgConnection,
         keys: &[&ObjectKey],
-    ) -> Result<Vec<bool>, DatabaseError> {
+    ) -> Result<Readings, DatabaseError> {
         let places: HashMap<&str, usize> = keys
             .iter()
             .enumerate()
             .map(|(place, key)| (key.as_str(), place))
             .collect();
-        let mut named = vec![false; keys.len()];
+        let mut named = vec![None; keys.len()];
         let names = copy_out(connection, self.query.copy()).await?;
         let mut names = std::pin::pin!(names);
         while let Some(name) = names.try_next().await? {
@@ -222,13 +229,18 @@ impl PrimaryCheck {
             let unreadable = |what: String| DatabaseError::Copy(what);
             let name = std::str::from_utf8(&name)
                 .map_err(|_| unreadable("a name is not UTF-8".to_owned()))?;
-            for reference in self
+            let meant = self
                 .rules
                 .widen(name)
-                .map_err(|error| unreadable(error.to_string()))?
-            {
-                if let Some(&place) = places.get(reference.key.as_str()) {
-                    named[place] = true;
+                .map_err(|error| unreadable(error.to_string()))?;
+            for one in &meant {
+                if let Some(&place) = places.get(one.key.as_str()) {
+                    let also: &mut Vec<ObjectKey> = named[place].get_or_insert_default();
+                    let others = meant.iter().map(|other| &other.key);
+                    let new = others.filter(|other| **other != one.key && !also.contains(other));
+                    let room = MOST_READINGS.saturating_sub(also.len());
+                    let new: Vec<ObjectKey> = new.take(room).cloned().collect();
+                    also.extend(new);
                 }
             }
         }
@@ -252,6 +264,11 @@ impl FreshCheck for PrimaryCheck {
     }
 
     async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
+        let named = self.readings(keys).await?;
+        Ok(named.into_iter().map(|named| named.is_some()).collect())
+    }
+
+    async fn readings(&self, keys: &[&ObjectKey]) -> Result<Readings, CheckError> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }

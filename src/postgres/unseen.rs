@@ -21,24 +21,57 @@ const HIDDEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', 
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
     AND (current_setting('row_security') <> 'off' OR EXISTS (SELECT FROM pg_proc AS p, unnest(p.proconfig) AS s \
         WHERE CASE WHEN lower(split_part(s, '=', 1)) = 'row_security' THEN split_part(s, '=', 2)::bool END) \
-        OR EXISTS (SELECT FROM pg_proc AS p WHERE position('row_security' IN lower(p.prosrc)) > 0 AND p.pronamespace <> 'pg_catalog'::regnamespace))";
+        OR EXISTS (SELECT FROM pg_proc AS p WHERE position('row_security' IN lower(CASE WHEN p.prosrc = '' AND p.prokind IN ('f', 'p') THEN pg_get_functiondef(p.oid) ELSE p.prosrc END)) > 0 AND p.pronamespace <> 'pg_catalog'::regnamespace))";
 
-/// The functions that this plan calls, and those that they name, which handle exceptions: what
-/// fails in there (a right that is missing, `row_security = off`, a read-only transaction, a
-/// lock) yields fewer rows in silence, and the locks of what was read before end with it.
-fn handling(plan: &str) -> String {
+/// White space and comments, as a pattern. A comment ends where PL/pgSQL lets it end.
+const BLANK: &str = "([[:space:]]|--[^\n\r]*[\n\r]|/[*].*?[*]/)";
+
+/// The functions that handle exceptions, among those that are called: what fails in there (a right
+/// that is missing, `row_security = off`, a read-only transaction, a lock) yields fewer rows in silence,
+/// and the locks of what was read before end with it.
+fn handling(called: &str) -> String {
+    format!(
+        "{called} SELECT string_agg(DISTINCT oid::regprocedure::text, ', ') FROM called \
+            WHERE prosrc ~* '(^|[^[:alnum:]_])exception{BLANK}+when[^[:alnum:]_]'"
+    )
+}
+
+/// Those that are VOLATILE and read rows: each statement of theirs sees another moment, and what
+/// moves meanwhile from where it has not read to where it has, not at all.
+/// <https://www.postgresql.org/docs/current/xfunc-volatility.html>
+fn wavering(called: &str) -> String {
+    format!(
+        "{called} SELECT string_agg(DISTINCT called.oid::regprocedure::text, ', ') \
+            FROM called JOIN pg_proc AS p ON p.oid = called.oid JOIN pg_language AS l ON l.oid = p.prolang \
+            WHERE p.provolatile = 'v' AND l.lanname NOT IN ('c', 'internal') \
+            AND (called.prosrc = '' OR called.prosrc ~* '(^|[^[:alnum:]_])(select|table|from|execute)([^[:alnum:]_]|$)')"
+    )
+}
+
+/// The functions that this query calls, and those that they name, as a table `called`.
+///
+/// The plan names what is called for each row. What the planner called itself, or does not show,
+/// stands only in the query, or in the views that it and its functions read. More may be named than is
+/// called: who is called by a name alone is not told by its schema here.
+fn called(query: &str, plan: &str) -> String {
     // (No backslash: what it means in a text hangs on a setting.)
     format!(
-        "WITH RECURSIVE own AS (SELECT oid, proname, prosrc, \
-            CASE WHEN proname ~ '^[a-z0-9_]+$' THEN '(^|[^[:alnum:]_$])' || proname || '([^[:alnum:]_$]|$)' END AS word \
+        "WITH RECURSIVE own AS (SELECT oid, prosrc, proname, '\"' || replace(proname, '\"', '\"\"') || '\"' AS quoted, \
+            CASE WHEN octet_length(proname) > char_length(proname) THEN lower(proname) END AS folded, \
+            CASE WHEN proname ~ '^[a-z0-9_]+$' THEN '(^|[^[:alnum:]_$])' || proname || '([^[:alnum:]_$]|$)' END AS word, \
+            CASE WHEN proname ~ '^[a-z0-9_]+$' THEN '(^|[^[:alnum:]_$\"])' || proname || '{BLANK}*[(]' END AS call \
             FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace), \
-        called AS (SELECT oid, prosrc FROM own WHERE position(quote_ident(proname) || '(' IN {0}) > 0 AND (word IS NULL OR {0} ~ word) \
-            UNION SELECT own.oid, own.prosrc FROM called JOIN own \
-                ON CASE WHEN word IS NULL THEN position(own.proname IN called.prosrc) > 0 ELSE called.prosrc ~* word END \
-                    OR EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = called.oid \
-                        AND d.refclassid = 'pg_proc'::regclass AND d.refobjid = own.oid)) \
-        SELECT string_agg(DISTINCT oid::regprocedure::text, ', ') FROM called WHERE prosrc ~* '(^|[^[:alnum:]_])exception([[:space:]]|--[^\n]*\n|/[*].*?[*]/)+when[^[:alnum:]_]'",
-        literal(plan)
+        said AS (SELECT {plan} AS plan, concat_ws(' ', {query}, (SELECT string_agg(pg_get_viewdef(c.oid), ' ') \
+            FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' \
+            AND c.relkind = 'v' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))) AS text), \
+        called AS (SELECT oid, prosrc FROM own, said WHERE position(quote_ident(proname) || '(' IN plan) > 0 AND (word IS NULL OR plan ~ word) \
+                OR text ~* call OR position(quoted IN text) > 0 OR position(folded IN lower(text)) > 0 OR text ~* 'u&\"' \
+            UNION SELECT own.oid, own.prosrc FROM called AS c JOIN own \
+                ON c.prosrc ~* word OR position(quoted IN c.prosrc) > 0 OR position(folded IN lower(c.prosrc)) > 0 OR c.prosrc ~* 'u&\"' \
+                    OR EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = c.oid \
+                        AND d.refclassid = 'pg_proc'::regclass AND d.refobjid = own.oid))",
+        plan = literal(plan),
+        query = literal(query),
     )
 }
 
@@ -63,20 +96,32 @@ pub(super) async fn refuse_unseen(
         )));
     }
     let plan = explain(connection, &query.select()).await?.to_string();
+    if calls_dblink(&plan) {
+        return Err(DatabaseError::Query("reads another database by dblink: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database".to_owned()));
+    }
+    // (As it stands in JSON.)
+    let called = called(query.text(), &plan.replace("\\\"", "\""));
     let handling: Option<String> = first_column(
         connection,
-        // As it stands in JSON.
-        &handling(&plan.replace("\\\"", "\"")),
+        &handling(&called),
         "look for functions that handle exceptions",
     )
     .await?;
     if let Some(functions) = handling {
         return Err(DatabaseError::Query(format!(
-            "calls {functions}, where exceptions are handled: what fails in there yields fewer rows in silence; let it fail, without EXCEPTION, or read the tables without it"
+            "may call {functions}, where exceptions are handled: what fails in there yields fewer rows in silence; let it fail, without EXCEPTION, or read the tables without it"
         )));
     }
-    if calls_dblink(&plan) {
-        return Err(DatabaseError::Query("reads another database by dblink: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database".to_owned()));
+    let wavering: Option<String> = first_column(
+        connection,
+        &wavering(&called),
+        "look for volatile functions",
+    )
+    .await?;
+    if let Some(functions) = wavering {
+        return Err(DatabaseError::Query(format!(
+            "may call {functions}, which reads and is VOLATILE (as every function is that says nothing else): each of its statements sees another moment, so that a row which moves meanwhile is missed; if it only reads, ALTER FUNCTION … STABLE"
+        )));
     }
     Ok(())
 }
