@@ -107,3 +107,138 @@ fn shown(nothing: &Orphan, answer: Result<BatchAnswer, BatchFault>) -> Probe {
         Err(BatchFault::Lost { message }) => failed("NoAnswer", message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::hands::{Current, Look, LookError};
+    use crate::reconcile::{DeletedKey, KeyError};
+
+    /// What a storage does with a deletion on a condition that is not met.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum Does {
+        Refuse,
+        SayNoSuchKey,
+        Claim,
+        Forbid,
+        SaySomethingElse,
+    }
+
+    struct Storage {
+        together: Does,
+        alone: Does,
+        /// How often it first asks to slow down, in a batch.
+        throttles: Mutex<VecDeque<BatchFault>>,
+    }
+
+    fn answer(does: Does, orphan: &Orphan) -> Result<BatchAnswer, BatchFault> {
+        let key = orphan.key.as_str().to_owned();
+        let code = match does {
+            Does::Claim => {
+                return Ok(BatchAnswer {
+                    deleted: vec![DeletedKey { key, marker: None }],
+                    errors: Vec::new(),
+                });
+            }
+            Does::Forbid => {
+                return Err(BatchFault::Refused {
+                    code: "AccessDenied".to_owned(),
+                    message: "no".to_owned(),
+                });
+            }
+            Does::SaySomethingElse => return Ok(BatchAnswer::default()),
+            Does::Refuse => "PreconditionFailed",
+            Does::SayNoSuchKey => "NoSuchKey",
+        };
+        Ok(BatchAnswer {
+            deleted: Vec::new(),
+            errors: vec![KeyError {
+                key,
+                code: code.to_owned(),
+                message: String::new(),
+            }],
+        })
+    }
+
+    impl Look for Storage {
+        async fn look(&self, _: &ObjectKey) -> Result<Current, LookError> {
+            unreachable!("a probe only deletes")
+        }
+    }
+
+    impl Delete for Storage {
+        async fn delete_batch(&self, orphans: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
+            let throttled = self.throttles.lock().unwrap().pop_front();
+            throttled.map_or_else(|| answer(self.together, &orphans[0]), Err)
+        }
+
+        async fn delete_alone(&self, orphan: &Orphan) -> Result<BatchAnswer, BatchFault> {
+            answer(self.alone, orphan)
+        }
+
+        async fn marker_over(&self, _: &Orphan, _: Timestamp) -> Result<Option<String>, LookError> {
+            unreachable!("a probe only deletes")
+        }
+    }
+
+    async fn probed(together: Does, alone: Does, throttles: usize) -> Probe {
+        let throttled = BatchFault::Throttled {
+            code: "SlowDown".to_owned(),
+        };
+        let storage = Storage {
+            together,
+            alone,
+            throttles: Mutex::new(vec![throttled; throttles].into()),
+        };
+        probe(&storage, &Prefix::default()).await
+    }
+
+    #[tokio::test]
+    async fn a_storage_is_asked_in_both_ways() {
+        let failed = |code: &str, message: &str| Probe::Failed {
+            code: code.to_owned(),
+            message: message.to_owned(),
+        };
+        let forbidden = failed("AccessDenied", "no");
+        for (together, alone, shown) in [
+            (Does::Refuse, Does::Refuse, Probe::Honoured),
+            (Does::Refuse, Does::SayNoSuchKey, Probe::Honoured),
+            (Does::Claim, Does::Claim, Probe::Ignored),
+            (Does::Claim, Does::Refuse, Probe::Unclear),
+            (Does::Refuse, Does::Claim, Probe::Unclear),
+            (Does::Refuse, Does::Forbid, Probe::Unclear),
+            (Does::Claim, Does::Forbid, forbidden.clone()),
+            (Does::Forbid, Does::Refuse, forbidden),
+        ] {
+            assert_eq!(
+                probed(together, alone, 0).await,
+                shown,
+                "{together:?} {alone:?}"
+            );
+        }
+        let silent = probed(Does::SaySomethingElse, Does::Refuse, 0).await;
+        assert!(
+            matches!(&silent, Probe::Failed { code, .. } if code == "NoWord"),
+            "{silent:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_asked_again_while_it_asks_to_slow_down_and_not_for_ever() {
+        let began = Instant::now();
+        let shown = probed(Does::Refuse, Does::Refuse, 6).await;
+        assert_eq!(shown, Probe::Honoured);
+        // Ever more slowly: 0.2 + 0.4 + 0.8 + 1.6 + 3.2 + 6.4 s.
+        assert_eq!(began.elapsed(), Duration::from_millis(12_600));
+        let shown = probed(Does::Refuse, Does::Refuse, 7).await;
+        assert!(
+            matches!(&shown, Probe::Failed { code, .. } if code == "SlowDown"),
+            "{shown:?}"
+        );
+    }
+}

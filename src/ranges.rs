@@ -159,6 +159,10 @@ mod tests {
             candidates.add(None);
             prop_assert!(candidates.kept.len() <= room);
             let stride = candidates.stride;
+            // Each that is kept ends as many chunks, and none is dropped while there is room.
+            let ends: Vec<ObjectKey> = (1..chunks).filter(|number| number % stride == 0).map(key).collect();
+            prop_assert_eq!(&candidates.kept, &ends);
+            prop_assert!(stride == 1 || (chunks - 1) / (stride / 2) > room);
             let cuts = candidates.choose(parts);
             prop_assert!(cuts.len() < parts.max(1));
             let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.as_str().parse().unwrap()).collect();

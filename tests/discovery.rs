@@ -214,6 +214,16 @@ async fn rows_that_the_query_leaves_out_and_other_spellings_are_told_apart() {
         "{}",
         hint(&report)
     );
+    // What a function reads is read, too.
+    world
+        .sql("CREATE FUNCTION living() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images WHERE deleted_at IS NULL; END $$")
+        .await;
+    let report = world.run(&[(Setting::References, "SELECT living()")]).await;
+    assert!(
+        hint(&report).contains("public.images.name, a column or rows that the references query leaves out of a table that it reads"),
+        "{}",
+        hint(&report)
+    );
     world
         .sql("UPDATE images SET name = 'x', thumb = name WHERE deleted_at IS NOT NULL")
         .await;

@@ -12,6 +12,7 @@ use super::connect::{Isolation, execute};
 use super::query::{Collation, literal};
 use super::said::Said;
 use super::snapshot::copy_out;
+use super::unseen::calls_what_reads;
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::discovery::{Column, ColumnKind, ColumnName, Columns, DiscoveryError, ReadBy, Searched};
 
@@ -68,13 +69,39 @@ impl ColumnSearch {
     pub async fn open(database: &Database, query: &ReferencesQuery) -> Result<Self, DatabaseError> {
         let mut connection = begin(database).await?;
         let origin = query.validate(&mut connection).await?;
-        Ok(Self {
+        let calls = calls_what_reads(&mut connection, query).await?;
+        let mut search = Self {
             database: database.clone(),
             connection,
             query: query.clone(),
             origin: origin.map(|origin| (origin.table, origin.column)),
             until: Instant::now() + ALTOGETHER,
-        })
+        };
+        if calls {
+            search.call().await?;
+        }
+        Ok(search)
+    }
+
+    /// Has the functions of the query read, which locks what they read: that is how the tables
+    /// that the query reads are known. One that takes too long is passed over.
+    async fn call(&mut self) -> Result<(), DatabaseError> {
+        const TRIED: &str = "have the functions of the query read";
+        if self.begin_statement(TRIED).await?.is_none() {
+            return Ok(());
+        }
+        let all = format!(
+            "SELECT count(*) FROM ({}) AS all_names",
+            self.query.select()
+        );
+        match execute(&mut self.connection, all).await {
+            // (To roll back would let go of the locks.)
+            Ok(()) => execute(&mut self.connection, "RELEASE SAVEPOINT search".to_owned())
+                .await
+                .map_err(statement(TRIED)),
+            Err(sqlx::Error::Database(_)) => self.end_statement(TRIED).await,
+            Err(error) => Err(statement(TRIED)(error)),
+        }
     }
 
     /// Ends it.

@@ -43,9 +43,23 @@ fn wavering(called: &str) -> String {
     format!(
         "{called} SELECT string_agg(DISTINCT called.oid::regprocedure::text, ', ') \
             FROM called JOIN pg_proc AS p ON p.oid = called.oid JOIN pg_language AS l ON l.oid = p.prolang \
-            WHERE p.provolatile = 'v' AND l.lanname NOT IN ('c', 'internal') \
-            AND (called.prosrc = '' OR called.prosrc ~* '(^|[^[:alnum:]_])(select|table|from|execute)([^[:alnum:]_]|$)')"
+            WHERE p.provolatile = 'v' AND l.lanname NOT IN ('c', 'internal') AND {READS}"
     )
+}
+
+/// Whether a body reads rows, as far as its words tell. (That of a `BEGIN ATOMIC` is not there.)
+const READS: &str = "(called.prosrc = '' OR called.prosrc ~* '(^|[^[:alnum:]_])(select|table|from|execute)([^[:alnum:]_]|$)')";
+
+/// Whether the query calls functions that read rows: what they read is locked, and so known, only
+/// once they have run.
+pub(super) async fn calls_what_reads(
+    connection: &mut PgConnection,
+    query: &ReferencesQuery,
+) -> Result<bool, DatabaseError> {
+    let plan = explain(connection, &query.select()).await?.to_string();
+    let called = called(query.text(), &plan);
+    let any = format!("{called} SELECT count(*) > 0 FROM called WHERE {READS}");
+    first_column(connection, &any, "look for functions that read").await
 }
 
 /// The functions that this query calls, and those that they name, as a table `called`.
@@ -70,7 +84,8 @@ fn called(query: &str, plan: &str) -> String {
                 ON c.prosrc ~* word OR position(quoted IN c.prosrc) > 0 OR position(folded IN lower(c.prosrc)) > 0 OR c.prosrc ~* 'u&\"' \
                     OR EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = c.oid \
                         AND d.refclassid = 'pg_proc'::regclass AND d.refobjid = own.oid))",
-        plan = literal(plan),
+        // (It stands in JSON.)
+        plan = literal(&plan.replace("\\\"", "\"")),
         query = literal(query),
     )
 }
@@ -96,11 +111,10 @@ pub(super) async fn refuse_unseen(
         )));
     }
     let plan = explain(connection, &query.select()).await?.to_string();
-    if calls_dblink(&plan) {
+    if calls_dblink(&plan) || calls_dblink(query.text()) {
         return Err(DatabaseError::Query("reads another database by dblink: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database".to_owned()));
     }
-    // (As it stands in JSON.)
-    let called = called(query.text(), &plan.replace("\\\"", "\""));
+    let called = called(query.text(), &plan);
     let handling: Option<String> = first_column(
         connection,
         &handling(&called),
