@@ -546,7 +546,7 @@ mod tests {
 
     #[test]
     fn only_what_is_known_to_be_free_is_not_looked_for() {
-        let may_be_kept = |versioning, outcome: Option<Outcome>| {
+        let remembered = |versioning, outcome: Option<Outcome>| {
             let ledger = Ledger::default();
             let memory = remembering(&ledger, versioning);
             let settled: Vec<_> = outcome
@@ -555,20 +555,30 @@ mod tests {
                 .collect();
             let written = memory.outcomes(0, &settled).now_or_never();
             written.expect("nothing waits").expect("written");
-            memory.deleted().may_be_kept()
+            let deleted = memory.deleted();
+            (deleted.may_be_kept(), deleted.is_empty())
         };
-        for (versioning, outcome, kept) in [
-            (Versioning::Enabled, Some(deleted(Some("marker"))), true),
-            (Versioning::Suspended, Some(deleted(Some("null"))), true),
-            (Versioning::Enabled, Some(deleted(None)), true),
-            (Versioning::Off, Some(deleted(None)), false),
-            (Versioning::Enabled, Some(Outcome::Gone), false),
-            (Versioning::Enabled, Some(unknown()), false),
-            (Versioning::Enabled, None, false),
+        for (versioning, outcome, expected) in [
+            (
+                Versioning::Enabled,
+                Some(deleted(Some("marker"))),
+                (true, false),
+            ),
+            (
+                Versioning::Suspended,
+                Some(deleted(Some("null"))),
+                (true, false),
+            ),
+            (Versioning::Enabled, Some(deleted(None)), (true, false)),
+            (Versioning::Off, Some(deleted(None)), (false, false)),
+            // It is asked about, and nothing of it is counted.
+            (Versioning::Enabled, Some(unknown()), (false, false)),
+            (Versioning::Enabled, Some(Outcome::Gone), (false, true)),
+            (Versioning::Enabled, None, (false, true)),
         ] {
             assert_eq!(
-                may_be_kept(versioning, outcome.clone()),
-                kept,
+                remembered(versioning, outcome.clone()),
+                expected,
                 "{outcome:?}"
             );
         }
