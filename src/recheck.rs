@@ -362,11 +362,23 @@ impl Findings {
     async fn take_back(&mut self, deleted: &Deleted, named: &[&Deletion], hands: &impl TakeBack) {
         let is_sure = |deletion: &&&Deletion| deletion.fate(deleted.versioning) != Fate::Unknown;
         self.counts.referenced += named.iter().filter(is_sure).count() as u64;
-        let (lost, wanted): (Vec<&Deletion>, Vec<&Deletion>) = named
-            .iter()
-            .partition(|deletion| deletion.fate(deleted.versioning) == Fate::Final);
+        let keeps_none = deleted.versioning == Versioning::Off;
+        let (lost, wanted): (Vec<&Deletion>, Vec<&Deletion>) =
+            named
+                .iter()
+                .partition(|deletion| match deletion.fate(deleted.versioning) {
+                    Fate::Final => true,
+                    Fate::Unknown => keeps_none,
+                    Fate::Undoable | Fate::Unclear => false,
+                });
         for deletion in lost {
-            self.tell(deletion, "the bucket keeps no versions, so it is lost");
+            let how = match deletion.told {
+                Told::Deleted(_) => "the bucket keeps no versions, so it is lost",
+                Told::Nothing => {
+                    "the bucket keeps no versions: if it does not stand there, it is lost"
+                }
+            };
+            self.tell(deletion, how);
         }
         // Said before it is tried: nobody knows whether there is time for an answer.
         let first = self.problems.len();
@@ -664,7 +676,7 @@ mod tests {
             let named: Vec<_> = (0..).zip(&cases).filter(|(_, (outcome, named, _))| may_be(outcome) && *named).collect();
             let undoable = |outcome: &Outcome| matches!(outcome, Outcome::Deleted { marker: Some(marker) } if marker != "null");
             let is_back = |outcome: &Outcome, end: Option<Undone>| match end {
-                Some(Undone::Restored) => !is_final(outcome),
+                Some(Undone::Restored) => !is_final(outcome) && (*outcome != unknown() || versioning != Versioning::Off),
                 Some(Undone::Present) => undoable(outcome),
                 _ => false,
             };
@@ -680,7 +692,8 @@ mod tests {
                 let (_, (outcome, _, end)) = named.iter().find(|(number, _)| orphan(*number).key == *key).unwrap();
                 prop_assert_eq!(&*problem.code, if is_deleted(outcome) { REFERENCED } else { UNSURE });
                 prop_assert_eq!(problem.message.contains("it was restored"), is_back(outcome, *end), "{:?}", problem);
-                prop_assert_eq!(problem.message.contains("it is lost"), is_final(outcome), "{:?}", problem);
+                let is_lost = is_final(outcome) || *outcome == unknown() && versioning == Versioning::Off;
+                prop_assert_eq!(problem.message.contains("it is lost"), is_lost, "{:?}", problem);
             }
         }
     }

@@ -149,6 +149,63 @@ async fn where_nothing_is_kept_the_loss_is_named() {
     assert_eq!(report.summary.more.recoverable_bytes, 0);
 }
 
+/// A request whose answer was lost may take effect after the look at what became of it.
+#[tokio::test]
+async fn what_may_have_been_deleted_is_asked_about_too() {
+    for (versioning, effect, takes_effect, restored, words) in [
+        (
+            Versioning::Enabled,
+            Effect::CloseBefore,
+            true,
+            1,
+            "it was restored",
+        ),
+        (
+            Versioning::Enabled,
+            Effect::CloseBefore,
+            false,
+            0,
+            "may yet take effect",
+        ),
+        (
+            Versioning::Unversioned,
+            Effect::CloseAfter,
+            false,
+            0,
+            "it is lost",
+        ),
+    ] {
+        let world = world().await;
+        world.server.set_versioning(BUCKET, versioning);
+        at_the_last_moment(&world, LATE);
+        world
+            .server
+            .inject(Fault::new(Operation::DeleteObjects, effect).key(orphan(1)));
+        // The first question for versions is the one after the sweep.
+        world.server.on_request(
+            Operation::ListObjectVersions,
+            move |buckets, record| async move {
+                if takes_effect && record.nth == 1 {
+                    buckets.delete(BUCKET, &orphan(1));
+                }
+            },
+        );
+        let report = world.run(&[(Setting::AllowUnversioned, "true")]).await;
+        assert_eq!(report.summary.counts.unknown, 3, "{report:?}");
+        let rechecked = report.summary.more.rechecked.expect("asked");
+        assert_eq!(
+            (rechecked.referenced, rechecked.restored),
+            (restored, restored)
+        );
+        let problem = &report.summary.errors[0];
+        assert_eq!(problem.code, "ReferencedAndUnknown");
+        assert_eq!(problem.key.as_ref().expect("a key").as_str(), orphan(1));
+        assert!(problem.message.contains(words), "{problem:?}");
+        let keeps = world.keys().contains(&orphan(1));
+        assert_eq!(keeps, versioning == Versioning::Enabled);
+    }
+}
+
 /// What was written while versioning was enabled stays below the marker `null`.
 #[tokio::test]
 async fn what_a_suspended_bucket_keeps_is_not_called_lost() {

@@ -37,19 +37,15 @@ impl Addresses<'_> {
         let host = host.to_ascii_lowercase();
         let origin = Origin::of(scheme, &host).ok_or_else(not_url)?;
         let mut readings = self.readings(origin, path);
-        let mut references = match readings.next() {
-            Some(meant) => {
-                let mut references = first(name, &meant)?;
-                for raw in iter::once(meant).chain(readings) {
-                    add_alternates(&mut references, &raw);
-                }
-                references
+        let mut references = Vec::new();
+        if let Some(meant) = readings.next() {
+            references.extend(first(name, &meant)?);
+            for raw in iter::once(meant).chain(readings) {
+                add_alternates(&mut references, &raw);
             }
-            None => {
-                self.not_ours(name, &host, origin, path)?;
-                Vec::new()
-            }
-        };
+        } else {
+            self.not_ours(name, &host, origin, path)?;
+        }
         for inner in carried(name) {
             self.add_carried(&mut references, &inner);
         }
@@ -131,9 +127,9 @@ impl Addresses<'_> {
     fn readings(&self, origin: Origin<'_>, path: &str) -> impl Iterator<Item = String> {
         let bare = path.find(TAIL).unwrap_or(path.len());
         let ends = path.match_indices(may_end).map(|(end, _)| end);
+        let ends = ends.chain((bare < path.len()).then_some(path.len()));
         iter::once(bare)
-            .chain(ends)
-            .chain((bare < path.len()).then_some(path.len()))
+            .chain(ends.take_while(|end| *end <= MAX_PATH_BYTES))
             .map(move |end| (&path[..end], path.get(bare..end).unwrap_or_default()))
             // (A signature belongs to no key, and shall not be carried about.)
             .take_while(|(_, tail)| tail.len() <= MAX_TAIL_BYTES && !is_signed(tail))
@@ -204,6 +200,7 @@ fn carried(name: &str) -> Vec<String> {
             let begin = further_urls(text).into_iter();
             begin.map(|at| text[at..].to_owned())
         })
+        .take(MAX_CARRIED)
         .collect()
 }
 
@@ -281,6 +278,12 @@ fn may_end(c: char) -> bool {
     TAIL.contains(&c) || separates(c) || matches!(c, '&' | '<' | '>' | ')' | ']' | '}')
 }
 
+/// What stands behind so much names no key, however many dot segments and slashes are left out.
+const MAX_PATH_BYTES: usize = 4 * MAX_KEY_BYTES;
+
+/// So many URLs within one are looked at.
+const MAX_CARRIED: usize = 8;
+
 /// A key that begins with a mark, and has each of its other bytes encoded.
 const MAX_TAIL_BYTES: usize = 1 + 3 * (MAX_KEY_BYTES - 1);
 
@@ -297,14 +300,10 @@ fn is_signed(path: &str) -> bool {
 }
 
 /// The key that a name means in the first place; none where it means the bucket itself.
-fn first(name: &str, raw: &str) -> Result<Vec<Reference>, NameError> {
+fn first(name: &str, raw: &str) -> Result<Option<Reference>, NameError> {
     let key = decoded(raw).ok_or_else(|| NameError::NotUtf8(shown(name)))?;
     NameError::if_too_long(name, &key)?;
-    Ok(if key.is_empty() {
-        Vec::new()
-    } else {
-        vec![Reference::primary(key)]
-    })
+    Ok((!key.is_empty()).then(|| Reference::primary(key)))
 }
 
 fn decoded(raw: &str) -> Option<String> {
@@ -571,6 +570,11 @@ mod tests {
         assert_eq!(read.len(), MAX_KEY_BYTES);
         let read = keys(&format!("s3://pics/a{}", "?xx".repeat(50_000)));
         assert_eq!(read.len(), 1 + MAX_KEY_BYTES / 3);
+        // Nor does it take for ever, whatever stands there.
+        for mark in [",", "/..", "&u=http://a"] {
+            let long = mark.repeat(300_000);
+            assert!(keys(&format!("https://avatars.example.net/{long}")).is_empty());
+        }
         // The longest key, and the longest way to write it, behind whatever path.
         let key = format!("?{}", "ü".repeat(511)) + "x";
         let longest = utf8_percent_encode(&key[1..], NON_ALPHANUMERIC).to_string();

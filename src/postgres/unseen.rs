@@ -79,9 +79,9 @@ fn called(query: &str, plan: &str) -> String {
             FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' \
             AND c.relkind = 'v' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))) AS text), \
         called AS (SELECT oid, prosrc FROM own, said WHERE position(quote_ident(proname) || '(' IN plan) > 0 AND (word IS NULL OR plan ~ word) \
-                OR text ~* call OR position(quoted IN text) > 0 OR position(folded IN lower(text)) > 0 OR text ~* 'u&\"' \
+                OR CASE WHEN position(proname IN lower(text)) > 0 THEN text ~* call END OR position(quoted IN text) > 0 OR position(folded IN lower(text)) > 0 OR text ~* 'u&\"' \
             UNION SELECT own.oid, own.prosrc FROM called AS c JOIN own \
-                ON c.prosrc ~* word OR position(quoted IN c.prosrc) > 0 OR position(folded IN lower(c.prosrc)) > 0 OR c.prosrc ~* 'u&\"' \
+                ON CASE WHEN position(own.proname IN lower(c.prosrc)) > 0 THEN c.prosrc ~* word END OR position(quoted IN c.prosrc) > 0 OR position(folded IN lower(c.prosrc)) > 0 OR c.prosrc ~* 'u&\"' \
                     OR EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = c.oid \
                         AND d.refclassid = 'pg_proc'::regclass AND d.refobjid = own.oid))",
         // (It stands in JSON.)
