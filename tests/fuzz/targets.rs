@@ -26,8 +26,8 @@ pub(crate) fn page(body: &[u8]) {
     }
 }
 
-/// Whatever a name is widened to can be a key, the first is what it means, and a complaint can
-/// be shown.
+/// Whatever a name is widened to can be a key, none but the first is what it means in the first
+/// place, and a complaint can be shown.
 pub(crate) fn names(name: &[u8]) {
     let Ok(name) = std::str::from_utf8(name) else {
         return;
@@ -52,7 +52,7 @@ pub(crate) fn names(name: &[u8]) {
                 for (index, reference) in references.iter().enumerate() {
                     let key = reference.key.as_str();
                     assert!(!key.is_empty() && key.len() <= MAX_KEY_BYTES);
-                    assert_eq!(reference.kind == ReferenceKind::Primary, index == 0);
+                    assert!(reference.kind == ReferenceKind::Alternate || index == 0);
                 }
                 if form == ReferenceForm::Key {
                     let named = references.first().and_then(|one| rules.name_of(&one.key));
