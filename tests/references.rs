@@ -451,6 +451,8 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
             CREATE FUNCTION folded() RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN array(SELECT name::text FROM images); EXCEPTION WHEN insufficient_privilege THEN RETURN '{}'; END $$; \
             CREATE FUNCTION \"Folded é\"() RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN folded(); EXCEPTION WHEN others THEN RETURN '{}'; END $$; \
             CREATE FUNCTION \"größe7\"() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; EXCEPTION -- over\r WHEN others THEN NULL; END $$; \
+            CREATE FUNCTION av$names() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; EXCEPTION WHEN others THEN NULL; END $$; \
+            CREATE FUNCTION dollars() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT Av$Names(); END $$; \
             CREATE VIEW behind AS SELECT * FROM careful() AS t (name); \
             CREATE FUNCTION through() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name FROM behind; END $$; \
             CREATE VIEW held AS SELECT unnest(folded()) AS name; \
@@ -468,7 +470,7 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
         ("SELECT quoting()", "\"Careful\"(), careful()"),
         (
             "SELECT U&\"\\0063areful\"()",
-            "\"Careful\"(), \"Folded é\"(), \"größe7\"(), careful(), folded()",
+            "\"Careful\"(), \"Folded é\"(), \"av$names\"(), \"größe7\"(), careful(), folded()",
         ),
         ("SELECT loud()", "careful()"),
         // The planner calls it, and no plan names it.
@@ -488,6 +490,11 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
         ),
         ("SELECT * FROM through()", "careful()"),
         ("SELECT GRößE7()", "\"größe7\"()"),
+        ("SELECT dollars()", "\"av$names\"()"),
+        (
+            "SELECT v.n FROM (VALUES ('a'), ((SELECT min(k) FROM av$names() AS k))) AS v (n)",
+            "\"av$names\"()",
+        ),
     ] {
         let report = world.run(&[(Setting::References, query)]).await;
         let failure = failure(&report);
@@ -522,12 +529,16 @@ async fn a_volatile_function_that_reads_ends_the_run() {
         .sql("CREATE FUNCTION names() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; END $$; \
             CREATE FUNCTION outer_names() RETURNS SETOF text LANGUAGE sql STABLE AS 'SELECT names()'; \
             CREATE FUNCTION atomic() RETURNS SETOF text BEGIN ATOMIC SELECT name::text FROM images; END; \
+            CREATE FUNCTION one() RETURNS text[] LANGUAGE sql STABLE AS 'SELECT array_agg(name::text) FROM images'; \
+            CREATE FUNCTION two_reads() RETURNS text[] LANGUAGE plpgsql AS $$ DECLARE a text[]; b text[]; BEGIN a := one(); b := one(); RETURN a || b; END $$; \
             CREATE FUNCTION trimmed(t text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN btrim(t); END $$")
         .await;
     for (query, function) in [
         ("SELECT names()", "names()"),
         ("SELECT outer_names()", "names()"),
         ("SELECT atomic()", "atomic()"),
+        // It reads by others, one after the other.
+        ("SELECT unnest(two_reads())", "two_reads()"),
     ] {
         let report = world.run(&[(Setting::References, query)]).await;
         let failure = failure(&report);

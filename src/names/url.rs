@@ -24,7 +24,8 @@ pub(super) struct Addresses<'rules> {
 
 impl Addresses<'_> {
     /// The keys that a URL protects: its primary key first, then what else an application may
-    /// have meant by it. None for one of a foreign host, but for what it carries of ours.
+    /// have meant by it. None for one of a foreign host, but for what it carries of ours. What one
+    /// of ours carries must be known, too: our own server may fetch it from another host of ours.
     pub(super) fn widen(&self, name: &str) -> Result<Vec<Reference>, NameError> {
         let not_url = || NameError::NotUrl(shown(name));
         if holds_several(name) {
@@ -39,7 +40,9 @@ impl Addresses<'_> {
         let origin = Origin::of(scheme, &host).ok_or_else(not_url)?;
         let mut readings = self.readings(origin, path);
         let mut references = Vec::new();
+        let mut is_ours = false;
         if let Some(meant) = readings.next() {
+            is_ours = true;
             references.extend(first(name, &meant)?);
             for raw in iter::once(meant).chain(readings) {
                 add_alternates(&mut references, &raw);
@@ -48,7 +51,7 @@ impl Addresses<'_> {
             self.not_ours(name, &host, origin, path)?;
         }
         for inner in carried(name) {
-            self.add_carried(&mut references, &inner);
+            self.add_carried(&mut references, &inner, is_ours.then_some(name))?;
         }
         Ok(references)
     }
@@ -78,18 +81,30 @@ impl Addresses<'_> {
         })
     }
 
-    /// What a URL that another one carries protects, if it is one of the bucket.
-    fn add_carried(&self, references: &mut Vec<Reference>, url: &str) {
+    /// What a URL that another one carries protects, if it is one of the bucket. Fails where its
+    /// host is not known, and must be: by the name that carries it.
+    fn add_carried(
+        &self,
+        references: &mut Vec<Reference>,
+        url: &str,
+        must_be_known: Option<&str>,
+    ) -> Result<(), NameError> {
         let Some((scheme, rest)) = url.split_once("://") else {
-            return;
+            return Ok(());
         };
         let (host, path) = split_host(rest);
         let host = host.to_ascii_lowercase();
-        if let Some(origin) = Origin::of(scheme, &host) {
-            for raw in self.readings(origin, path) {
-                add_alternates(references, &raw);
-            }
+        let Some(origin) = Origin::of(scheme, &host) else {
+            return Ok(());
+        };
+        let mut readings = self.readings(origin, path).peekable();
+        if let (None, Some(name)) = (readings.peek(), must_be_known) {
+            return self.not_ours(name, &host, origin, path);
         }
+        for raw in readings {
+            add_alternates(references, &raw);
+        }
+        Ok(())
     }
 
     /// What stands behind each host that stands for the bucket and that the path begins with:
@@ -507,6 +522,15 @@ mod tests {
                 "{carrying}"
             );
         }
+        // Our own server may fetch it from a host that is ours, too.
+        let unknown = "https://cdn.example.com/width=80/https://origin.example.org/x/a.png";
+        let error = refused(ReferenceForm::Url, unknown);
+        assert!(
+            error.starts_with("the host origin.example.org of"),
+            "{error}"
+        );
+        let foreign = "https://cdn.example.com/b.png?by=https://avatars.example.net/1.png";
+        assert!(keys(foreign).contains(&"b.png".to_owned()));
         // What is not ours is nobody's concern there.
         assert!(keys("https://avatars.example.net/?u=https://other.example/a.png").is_empty());
         // No more of a signature than elsewhere.

@@ -36,14 +36,14 @@ fn handling(called: &str) -> String {
     )
 }
 
-/// Those that are VOLATILE and read rows: each statement of theirs sees another moment, and what
+/// Those that are VOLATILE where they, or others that are called, read rows: each statement of theirs sees another moment, and what
 /// moves meanwhile from where it has not read to where it has, not at all.
 /// <https://www.postgresql.org/docs/current/xfunc-volatility.html>
 fn wavering(called: &str) -> String {
     format!(
         "{called} SELECT string_agg(DISTINCT called.oid::regprocedure::text, ', ') \
             FROM called JOIN pg_proc AS p ON p.oid = called.oid JOIN pg_language AS l ON l.oid = p.prolang \
-            WHERE p.provolatile = 'v' AND l.lanname NOT IN ('c', 'internal') AND {READS}"
+            WHERE p.provolatile = 'v' AND l.lanname NOT IN ('c', 'internal') AND EXISTS (SELECT FROM called WHERE {READS})"
     )
 }
 
@@ -72,8 +72,8 @@ fn called(query: &str, plan: &str) -> String {
     format!(
         "WITH RECURSIVE own AS (SELECT oid, prosrc, proname, '\"' || replace(proname, '\"', '\"\"') || '\"' AS quoted, \
             CASE WHEN octet_length(proname) > char_length(proname) THEN lower(proname) END AS folded, \
-            CASE WHEN proname ~ '^[a-z0-9_]+$' THEN '(^|[^[:alnum:]_$])' || proname || '([^[:alnum:]_$]|$)' END AS word, \
-            CASE WHEN proname ~ '^[a-z0-9_]+$' THEN '(^|[^[:alnum:]_$\"])' || proname || '{BLANK}*[(]' END AS call \
+            CASE WHEN proname ~ '^[a-z0-9_$]+$' THEN '(^|[^[:alnum:]_$])' || replace(proname, '$', '[$]') || '([^[:alnum:]_$]|$)' END AS word, \
+            CASE WHEN proname ~ '^[a-z0-9_$]+$' THEN '(^|[^[:alnum:]_$\"])' || replace(proname, '$', '[$]') || '{BLANK}*[(]' END AS call \
             FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace), \
         said AS (SELECT {plan} AS plan, concat_ws(' ', {query}, (SELECT string_agg(pg_get_viewdef(c.oid), ' ') \
             FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' \
