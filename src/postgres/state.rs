@@ -15,13 +15,15 @@ use crate::guards::{DatabaseState, OpenTransaction};
 /// (<https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW>).
 /// Where a session does not tell (a walsender that speaks SQL, `replication=database`; one with
 /// `track_activities` off), the lock that every transaction holds on itself says that there is one, no
-/// older than the session. Vacuum writes no rows of the application.
+/// older than the session. Vacuum writes no rows of the application, nor does a walsender that
+/// streams, which holds such a lock while it decodes.
 const TRANSACTIONS: &str = "SELECT who, EXTRACT(EPOCH FROM clock_timestamp() - since)::float8 FROM ( \
     SELECT format(CASE WHEN xact_start IS NULL THEN 'session %s of %s (the session is as old as that; it does not tell of its transaction)' ELSE 'session %s of %s' END, \
             pid, COALESCE(NULLIF(application_name, ''), usename::text, 'somebody')) AS who, \
             COALESCE(xact_start, CASE WHEN EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock') THEN backend_start END) AS since \
         FROM pg_stat_activity AS a WHERE datname = current_database() AND pid <> pg_backend_pid() \
         AND backend_type NOT IN ('autovacuum worker', 'autovacuum launcher', 'checkpointer', 'background writer') \
+        AND NOT EXISTS (SELECT FROM pg_stat_replication AS r WHERE r.pid = a.pid AND r.state IN ('catchup', 'streaming')) \
     UNION ALL SELECT format('prepared transaction %s of %s', gid, owner), prepared FROM pg_prepared_xacts WHERE database = current_database() \
     ) AS open WHERE since IS NOT NULL ORDER BY since LIMIT 100";
 
