@@ -76,6 +76,8 @@ pub(crate) fn shown(name: &str) -> String {
         Some((scheme, rest)) => {
             let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
             let host = authority.rsplit('@').next().unwrap_or_default();
+            // Another URL may stand in the path, with a user of its own.
+            let path = path.split_once("://").map_or(path, |(before, _)| before);
             format!("{scheme}://{host}/{path}")
         }
         None => bare.to_owned(),

@@ -93,6 +93,7 @@ impl Addresses<'_> {
             return Ok(());
         };
         let (host, path) = split_host(rest);
+        let host = host.rsplit('@').next().unwrap_or_default();
         let host = host.to_ascii_lowercase();
         let Some(origin) = Origin::of(scheme, &host) else {
             return Ok(());
@@ -529,6 +530,13 @@ mod tests {
             error.starts_with("the host origin.example.org of"),
             "{error}"
         );
+        for secret in [
+            "https://cdn.example.com/w=80/https://me:secret@origin.example.org/a.png",
+            "https://cdn.example.com/a.png,https://me:secret@cdn.example.com/b.png",
+        ] {
+            let error = refused(ReferenceForm::Url, secret);
+            assert!(!error.contains("secret"), "{error}");
+        }
         let foreign = "https://cdn.example.com/b.png?by=https://avatars.example.net/1.png";
         assert!(keys(foreign).contains(&"b.png".to_owned()));
         // What is not ours is nobody's concern there.
