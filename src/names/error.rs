@@ -34,6 +34,11 @@ pub enum NameError {
     /// Form `url`, but it is a list of them.
     #[error("the name {0} holds several URLs; let the references query yield one a row")]
     SeveralUrls(String),
+    /// Form `url`, and it can be read in too many ways.
+    #[error(
+        "the name {0} may mean more keys than can be tried; let the references query yield the URL of the object"
+    )]
+    TooManyReadings(String),
     /// A host that nobody declared.
     #[error(
         "the host {host} of {name} is not known: declare it with --reference-host if it stands for the bucket, or with --foreign-host if it is not ours"

@@ -41,6 +41,17 @@ impl Host {
     pub(super) fn key<'url>(&self, host: &str, path: &'url str) -> Option<&'url str> {
         (host == self.host).then(|| behind(path, &self.base))?
     }
+
+    /// Where this host stands in a text that names it without a scheme, as a proxy's path may.
+    pub(super) fn found_in<'text>(&self, text: &'text str) -> impl Iterator<Item = usize> {
+        let begins = |at: &usize| {
+            at.checked_sub(1)
+                .is_some_and(|before| matches!(text.as_bytes()[before], b'/' | b'='))
+        };
+        text.match_indices(self.host.as_str())
+            .map(|(at, _)| at)
+            .filter(begins)
+    }
 }
 
 /// What stands in a path behind this base, however the base is encoded there.

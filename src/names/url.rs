@@ -2,6 +2,7 @@
 //! every mark that may end it. One more reading only protects.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::iter;
 
 use percent_encoding::percent_decode_str;
@@ -39,21 +40,28 @@ impl Addresses<'_> {
         let host = host.to_ascii_lowercase();
         let origin = Origin::of(scheme, &host).ok_or_else(not_url)?;
         let mut readings = self.readings(origin, path);
-        let mut references = Vec::new();
+        let mut meant = Meant::new(name);
         let mut is_ours = false;
-        if let Some(meant) = readings.next() {
+        if let Some(raw) = readings.next() {
             is_ours = true;
-            references.extend(first(name, &meant)?);
-            for raw in iter::once(meant).chain(readings) {
-                add_alternates(&mut references, &raw);
+            meant.references.extend(first(name, &raw)?);
+            for raw in iter::once(raw).chain(readings) {
+                meant.add(&raw)?;
+            }
+            let of_web = matches!(origin, Origin::Web(_));
+            for inner in of_web.then(|| carried_paths(path)).into_iter().flatten() {
+                meant.add(&inner)?;
+                for raw in self.readings(origin, &inner) {
+                    meant.add(&raw)?;
+                }
             }
         } else {
             self.not_ours(name, &host, origin, path)?;
         }
-        for inner in carried(name) {
-            self.add_carried(&mut references, &inner, is_ours.then_some(name))?;
+        for inner in self.carried(name, rest)? {
+            self.add_carried(&mut meant, &inner, is_ours)?;
         }
-        Ok(references)
+        Ok(meant.references)
     }
 
     /// Fails where nobody declared a host that does not stand for the bucket.
@@ -81,29 +89,73 @@ impl Addresses<'_> {
         })
     }
 
+    /// The URLs that one carries behind its scheme, as one of a proxy or a resizer does: in its path,
+    /// or in a value of its query, as they are or encoded, whole or without the scheme of a host that
+    /// stands for the bucket. Fails where they are too many to be read.
+    fn carried(&self, name: &str, rest: &str) -> Result<BTreeSet<String>, NameError> {
+        let is_encoded = ENCODED.iter().any(|encoded| rest.contains(encoded));
+        let names = |host: &Host| host.found_in(rest).next().is_some();
+        if !is_encoded && !rest.contains("://") && !self.hosts.iter().any(names) {
+            return Ok(BTreeSet::new());
+        }
+        // Each value by itself, too: what it encodes may be what ends it.
+        let values = rest.split(['?', '#', '&']);
+        let values = values.filter(|value| value.len() < rest.len());
+        let texts: Vec<&str> = iter::once(rest).chain(values).collect();
+        let decoded = |texts: &[&'_ str]| -> Vec<String> {
+            let encoded = texts.iter().filter(|text| text.contains('%'));
+            encoded
+                .map(|text| decoded_lossily(text).into_owned())
+                .collect()
+        };
+        let once = decoded(&texts);
+        let twice = decoded(&once.iter().map(String::as_str).collect::<Vec<_>>());
+        let texts = texts
+            .into_iter()
+            .chain(once.iter().chain(&twice).map(String::as_str));
+        let mut urls = BTreeSet::new();
+        for text in texts {
+            let whole = urls_in(text).into_iter().map(|at| ("", at));
+            let hosts = self.hosts.iter().flat_map(|host| host.found_in(text));
+            for (scheme, at) in whole.chain(hosts.map(|at| ("https://", at))) {
+                let end = text.floor_char_boundary(at.saturating_add(MAX_URL_BYTES));
+                urls.insert(format!("{scheme}{}", &text[at..end]));
+                if urls.len() > MAX_CARRIED {
+                    return Err(NameError::SeveralUrls(shown(name)));
+                }
+            }
+        }
+        Ok(urls)
+    }
+
     /// What a URL that another one carries protects, if it is one of the bucket. Fails where its
-    /// host is not known, and must be: by the name that carries it.
+    /// host is not known, and must be.
     fn add_carried(
         &self,
-        references: &mut Vec<Reference>,
+        meant: &mut Meant<'_>,
         url: &str,
-        must_be_known: Option<&str>,
+        must_be_known: bool,
     ) -> Result<(), NameError> {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Ok(());
         };
         let (host, path) = split_host(rest);
         let host = host.rsplit('@').next().unwrap_or_default();
+        // What stands behind it in a text ends it.
+        let host = host.split(ends_host_in_text).next().unwrap_or_default();
+        if host.is_empty() {
+            return Ok(());
+        }
         let host = host.to_ascii_lowercase();
         let Some(origin) = Origin::of(scheme, &host) else {
             return Ok(());
         };
         let mut readings = self.readings(origin, path).peekable();
-        if let (None, Some(name)) = (readings.peek(), must_be_known) {
-            return self.not_ours(name, &host, origin, path);
+        if must_be_known && readings.peek().is_none() {
+            return self.not_ours(url, &host, origin, path);
         }
         for raw in readings {
-            add_alternates(references, &raw);
+            meant.add(&raw)?;
         }
         Ok(())
     }
@@ -187,45 +239,51 @@ fn split_host(rest: &str) -> (&str, &str) {
     (host, path.strip_prefix('/').unwrap_or(path))
 }
 
+/// What a URL holds where it carries an encoded one.
+const ENCODED: [&str; 5] = ["%3A", "%3a", "%2F", "%2f", "%25"];
+
 /// How the URLs begin that may be meant.
 const SCHEMES: [&str; 3] = ["http://", "https://", "s3://"];
 
-/// Where URLs begin in a text, but the one at its beginning.
-fn further_urls(text: &str) -> Vec<usize> {
-    if text.matches("://").nth(1).is_none() {
+/// Where URLs begin in a text.
+fn urls_in(text: &str) -> Vec<usize> {
+    if !text.contains("://") {
         return Vec::new();
     }
     let text = text.to_ascii_lowercase();
     let begins = |scheme| text.match_indices(scheme).map(|(at, _)| at);
-    SCHEMES
-        .into_iter()
-        .flat_map(begins)
-        .filter(|at| *at > 0)
-        .collect()
+    SCHEMES.into_iter().flat_map(begins).collect()
 }
 
-/// Whether this is a list of URLs rather than one.
+/// Whether this is a list of URLs rather than one: another one stands behind what separates them,
+/// or a comma behind what a `srcset` says of one (`2x`, `640w`).
 fn holds_several(name: &str) -> bool {
-    further_urls(name)
-        .into_iter()
-        .any(|at| name[..at].ends_with(separates))
+    let mut urls = urls_in(name).into_iter();
+    let is_described = |part: &str| {
+        let size = part.trim_end().rsplit_once(char::is_whitespace);
+        let number = size.and_then(|(_, size)| size.strip_suffix(['w', 'x', 'h']));
+        number.is_some_and(|number| number.parse::<f64>().is_ok())
+    };
+    let mut before_commas = name.rsplit(',').skip(1);
+    urls.any(|at| name[..at].trim_start().ends_with(separates)) || before_commas.any(is_described)
 }
 
-/// The URLs that a URL carries, as one of a proxy or a resizer does: in its path or its query, as
-/// they are or encoded.
-fn carried(name: &str) -> Vec<String> {
-    let decoded = name.contains('%').then(|| decoded(name)).flatten();
-    [Some(name), decoded.as_deref()]
-        .into_iter()
-        .flatten()
-        .flat_map(|text| {
-            let urls = further_urls(text).into_iter().map(|at| &text[at..]);
-            // A query goes on behind the one that is its value.
-            let values = urls.flat_map(|url| [Some(url), url.split_once('&').map(|it| it.0)]);
-            values.flatten().map(str::to_owned)
-        })
-        .take(MAX_CARRIED)
-        .collect()
+/// The paths that a path of ours carries, as a resizer asks for what stands on its own host:
+/// in a value of its query, or behind `cdn-cgi/image/OPTIONS/`
+/// (<https://developers.cloudflare.com/images/transform-images/transform-via-url/>).
+fn carried_paths(path: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    if let Some((_, query)) = path.split_once('?').filter(|(_, query)| !is_signed(query)) {
+        let pairs = query.split(['?', '#', '&']);
+        let values = pairs.filter_map(|pair| pair.split_once('='));
+        let values = values.map(|(_, value)| decoded_lossily(value));
+        let paths_in = values.filter(|value| value.contains(['/', '.']) && !value.contains("://"));
+        paths.extend(paths_in.map(|value| value.trim_start_matches('/').to_owned()));
+    }
+    let behind = |(at, mark): (usize, &str)| path[at + mark.len()..].split_once('/');
+    let resized = path.match_indices("cdn-cgi/image/").next().and_then(behind);
+    paths.extend(resized.map(|(_, path)| path.to_owned()));
+    paths
 }
 
 /// Whether this is a host of S3 itself, of whatever region: `s3`, `s3-REGION`, dual
@@ -292,9 +350,15 @@ fn merged<'way>(path: &str) -> Option<Cow<'way, str>> {
 /// What ends a URL's path.
 const TAIL: [char; 2] = ['?', '#'];
 
-/// What stands between the URLs of a list.
+/// What stands between the URLs of a list: all but what may stand before one that another
+/// carries.
 fn separates(c: char) -> bool {
-    c.is_whitespace() || matches!(c, ',' | ';' | '|' | '"' | '\'')
+    !c.is_alphanumeric() && !"/=(:[{@+~-_.!$*%?#&\\".contains(c)
+}
+
+/// What no host holds.
+fn ends_host_in_text(c: char) -> bool {
+    !c.is_alphanumeric() && !".:-_[]".contains(c)
 }
 
 /// What ends a URL in the text that holds it, and may belong to a key as well.
@@ -305,8 +369,14 @@ fn ends_in_text(c: char) -> bool {
 /// What stands behind so much names no key, however many dot segments and slashes are left out.
 const MAX_PATH_BYTES: usize = 4 * MAX_KEY_BYTES;
 
-/// So many URLs within one are looked at.
-const MAX_CARRIED: usize = 8;
+/// A host, and that path behind it.
+const MAX_URL_BYTES: usize = 512 + MAX_PATH_BYTES;
+
+/// No more URLs within one can be read.
+const MAX_CARRIED: usize = 64;
+
+/// No more readings of a name are tried.
+const MAX_READINGS: usize = 4_096;
 
 /// So many ends of a URL in a text are tried: the first is the one, but for keys that hold such.
 const MAX_ENDS_IN_TEXT: usize = 8;
@@ -322,8 +392,11 @@ const SECRETS: [&str; 3] = [
 ];
 
 fn is_signed(path: &str) -> bool {
-    let path = path.to_ascii_lowercase();
-    SECRETS.iter().any(|secret| path.contains(secret))
+    let holds = |path: &str| {
+        let path = path.to_ascii_lowercase();
+        SECRETS.iter().any(|secret| path.contains(secret))
+    };
+    holds(path) || path.contains('%') && holds(&decoded_lossily(path))
 }
 
 /// The key that a name means in the first place; none where it means the bucket itself.
@@ -331,6 +404,10 @@ fn first(name: &str, raw: &str) -> Result<Option<Reference>, NameError> {
     let key = decoded(raw).ok_or_else(|| NameError::NotUtf8(shown(name)))?;
     NameError::if_too_long(name, &key)?;
     Ok((!key.is_empty()).then(|| Reference::primary(key)))
+}
+
+fn decoded_lossily(raw: &str) -> Cow<'_, str> {
+    percent_decode_str(raw).decode_utf8_lossy()
 }
 
 fn decoded(raw: &str) -> Option<String> {
@@ -355,17 +432,42 @@ fn keys_of(raw: &str) -> Vec<Cow<'_, str>> {
     keys
 }
 
-/// An alternate longer than any key protects nothing, and is no error.
-fn add_alternates(references: &mut Vec<Reference>, raw: &str) {
-    for key in keys_of(raw) {
-        let is_known = |reference: &Reference| reference.key.as_str() == key;
-        if key.is_empty() || key.len() > MAX_KEY_BYTES || references.iter().any(is_known) {
-            continue;
+/// What a name means, as far as it has been read.
+struct Meant<'name> {
+    name: &'name str,
+    references: Vec<Reference>,
+    /// How many readings were tried.
+    readings: usize,
+}
+
+impl<'name> Meant<'name> {
+    fn new(name: &'name str) -> Self {
+        Self {
+            name,
+            references: Vec::new(),
+            readings: 0,
         }
-        references.push(Reference {
-            key: ObjectKey::new(key.into_owned()),
-            kind: ReferenceKind::Alternate,
-        });
+    }
+
+    /// Adds what a raw key may mean. An alternate longer than any key protects nothing, and is no
+    /// error; a name that may mean more than can be tried is one.
+    fn add(&mut self, raw: &str) -> Result<(), NameError> {
+        self.readings += 1;
+        if self.readings > MAX_READINGS {
+            return Err(NameError::TooManyReadings(shown(self.name)));
+        }
+        for key in keys_of(raw) {
+            let is_known = |reference: &Reference| reference.key.as_str() == key;
+            let is_no_key = key.is_empty() || key.len() > MAX_KEY_BYTES;
+            if is_no_key || self.references.iter().any(is_known) {
+                continue;
+            }
+            self.references.push(Reference {
+                key: ObjectKey::new(key.into_owned()),
+                kind: ReferenceKind::Alternate,
+            });
+        }
+        Ok(())
     }
 }
 
@@ -490,6 +592,10 @@ mod tests {
             "https://cdn.example.com/a.png,S3://pics/b.png",
             "https://avatars.example.net/a.png\thttp://cdn.example.com/b.png",
             "s3://pics/a.png\";\"https://b.example/b.png",
+            "https://cdn.example.com/a.png、https://cdn.example.com/b.png",
+            "https://cdn.example.com/a.png\u{1f}https://cdn.example.com/b.png",
+            "https://cdn.example.com/a.png 1x, /b.png 2x",
+            "https://cdn.example.com/a.png 640w ,b.png",
         ] {
             let error = refused(ReferenceForm::Url, list);
             assert!(error.contains("holds several URLs"), "{error}");
@@ -512,6 +618,13 @@ mod tests {
             "https://avatars.example.net/?url=s3://pics/x/a.png&w=64",
             "https://avatars.example.net/http%3a//localhost:9000/pics/x/a.png",
             "https://avatars.example.net/x?a=https://other.example/&b=HTTPS://s3.amazonaws.com/pics/x%2Fa.png",
+            "https://avatars.example.net/?url=https%253A%252F%252Fcdn.example.com%252Fx%252Fa.png",
+            "https://avatars.example.net/?url=%2F%2Fcdn.example.com%2Fx%2Fa.png",
+            "https://avatars.example.net/unsafe/80x80/cdn.example.com/x/a.png",
+            "https://cdn.example.com/_next/image?url=%2Fx%2Fa.png&w=64",
+            "http://localhost:9000/pics/_next/image?url=/pics/x/a.png&w=64",
+            "https://cdn.example.com/resize?w=64&key=x/a.png",
+            "https://cdn.example.com/cdn-cgi/image/width=80,fit=cover/x/a.png?v=2",
         ] {
             let read = rules(ReferenceForm::Url).widen(carrying).unwrap();
             let carried = read
@@ -537,13 +650,53 @@ mod tests {
             let error = refused(ReferenceForm::Url, secret);
             assert!(!error.contains("secret"), "{error}");
         }
-        let foreign = "https://cdn.example.com/b.png?by=https://avatars.example.net/1.png";
-        assert!(keys(foreign).contains(&"b.png".to_owned()));
+        for foreign in [
+            "https://cdn.example.com/b.png?by=https://avatars.example.net/1.png",
+            "https://cdn.example.com/b.png?by=https://avatars.example.net&v=2",
+            "https://cdn.example.com/b.png?by=(https://avatars.example.net)",
+            "https://cdn.example.com/b.png?by=https://me@avatars.example.net/1.png",
+            "https://cdn.example.com/b.png?by=https://",
+        ] {
+            assert!(keys(foreign).contains(&"b.png".to_owned()), "{foreign}");
+        }
+        // What is encoded may hold what ends a value, and stand beside what is no text.
+        for (name, key) in [
+            (
+                "https://avatars.example.net/?u=https%3A%2F%2Fcdn.example.com%2FR%26D.png&w=64",
+                "R&D.png",
+            ),
+            (
+                "https://avatars.example.net/?n=caf%E9&u=https%3A%2F%2Fcdn.example.com%2Fa.png",
+                "a.png",
+            ),
+            (
+                "https://avatars.example.net/?u=https://me@cdn.example.com/a.png",
+                "a.png",
+            ),
+        ] {
+            assert!(keys(name).contains(&key.to_owned()), "{key} by {name}");
+        }
+        // As many as there are, or none.
+        let montage = |count: usize| {
+            let urls = (0..count).map(|n| format!("u{n}=https://cdn.example.com/{n}.png"));
+            format!(
+                "https://avatars.example.net/?{}",
+                urls.collect::<Vec<_>>().join("&")
+            )
+        };
+        let read = keys(&montage(10));
+        assert!(
+            (0..10).all(|n| read.contains(&format!("{n}.png"))),
+            "{read:?}"
+        );
+        assert!(refused(ReferenceForm::Url, &montage(70)).contains("holds several"));
         // What is not ours is nobody's concern there.
         assert!(keys("https://avatars.example.net/?u=https://other.example/a.png").is_empty());
         // No more of a signature than elsewhere.
         let signed =
             "https://avatars.example.net/?u=https://cdn.example.com/a.png?x-amz-signature=s";
+        assert_eq!(keys(signed), ["a.png"]);
+        let signed = "https://cdn.example.com/a.png?x-amz-%73ignature=s&k=b.png";
         assert_eq!(keys(signed), ["a.png"]);
     }
 
@@ -614,10 +767,20 @@ mod tests {
         let read = keys(&format!("s3://pics/a{}", "?xx".repeat(50_000)));
         assert_eq!(read.len(), 1 + MAX_KEY_BYTES / 3);
         // Nor does it take for ever, whatever stands there.
-        for mark in [",", "/..", "&u=http://a"] {
+        for mark in [",", "/..", "%3A", "&u=b.png", "/cdn.example.co/"] {
             let long = mark.repeat(300_000);
             assert!(keys(&format!("https://avatars.example.net/{long}")).is_empty());
         }
+        for mark in ["&u=http://a", "/cdn.example.com"] {
+            let error = refused(
+                ReferenceForm::Url,
+                &format!("https://avatars.example.net/{}", mark.repeat(300_000)),
+            );
+            assert!(error.contains("holds several URLs"), "{error}");
+        }
+        let endless = format!("s3://pics/%2F+.//./%252f+%2525{}", "?".repeat(1_000));
+        let error = refused(ReferenceForm::Url, &endless);
+        assert!(error.contains("more keys than can be tried"), "{error}");
         // The longest key, and the longest way to write it, behind whatever path.
         let key = format!("?{}", "ü".repeat(511)) + "x";
         let longest = utf8_percent_encode(&key[1..], NON_ALPHANUMERIC).to_string();
