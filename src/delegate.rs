@@ -4,6 +4,8 @@
 //! What the other says is not counted. It is asked, and then the bucket is looked at: a lost
 //! answer, one that claims too much and one that claims too little all end in the same words.
 
+use std::collections::HashSet;
+
 use crate::hands::LookError;
 use crate::key::ObjectKey;
 use crate::object::Orphan;
@@ -44,15 +46,19 @@ impl<U: Undelete + Sync, R: Restorer> TakeBack for Delegated<U, R> {
         let mut ended = Vec::with_capacity(deletions.len());
         for deletions in deletions.chunks(AT_A_TIME) {
             let keys: Vec<&ObjectKey> = deletions.iter().map(|(orphan, _)| &orphan.key).collect();
+            let before = self.unnamed_markers(deletions).await;
             let answer = self.restorer.restore(&keys).await;
             let seen = undelete_all(&self.looks, deletions, true).await;
             for ((orphan, claim), seen) in deletions.iter().zip(seen) {
+                let stood_below = before.contains(&orphan.key);
                 let is_its_own = matches!(claim, Claim::Marker(id) if id != NULL_VERSION);
                 ended.push(match seen {
                     // The marker still stands: nobody removed it.
                     Ok(Undone::Restorable) => Err(why(&orphan.key, &answer)),
                     // What was deleted is current, so it was given back.
                     Ok(Undone::Present) if is_its_own => Ok(Undone::Restored),
+                    // (With its marker goes all that showed that it was deleted.)
+                    Ok(Undone::Untouched) if stood_below => Ok(Undone::Restored),
                     seen => seen,
                 });
             }
@@ -62,6 +68,20 @@ impl<U: Undelete + Sync, R: Restorer> TakeBack for Delegated<U, R> {
 
     async fn only_look(&self, deletions: &[(&Orphan, Claim)]) -> Vec<Result<Undone, LookError>> {
         undelete_all(&self.looks, deletions, true).await
+    }
+}
+
+impl<U: Undelete + Sync, R> Delegated<U, R> {
+    /// The keys, of those whose marker nobody wrote down, over which one stands that can be taken
+    /// away.
+    async fn unnamed_markers(&self, deletions: &[(&Orphan, Claim)]) -> HashSet<ObjectKey> {
+        let within = |(_, claim): &&(&Orphan, Claim)| matches!(claim, Claim::Within(_));
+        let unnamed: Vec<(&Orphan, Claim)> = deletions.iter().filter(within).cloned().collect();
+        let seen = undelete_all(&self.looks, &unnamed, true).await;
+        let seen = unnamed.iter().zip(seen);
+        seen.filter(|(_, seen)| matches!(seen, Ok(Undone::Restorable)))
+            .map(|((orphan, _), _)| orphan.key.clone())
+            .collect()
     }
 }
 
@@ -97,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::object::ETag;
-    use crate::undelete::{KeyVersion, Top, VersionKind, Wanted};
+    use crate::undelete::{KeyVersion, Span, Top, VersionKind, Wanted};
 
     /// A bucket of which everything was deleted, and one who gives back all keys but those
     /// that end with 7.
@@ -110,7 +130,7 @@ mod tests {
     fn version(id: &str, kind: VersionKind) -> KeyVersion {
         KeyVersion {
             id: id.to_owned(),
-            last_modified: None,
+            last_modified: Some(Timestamp::UNIX_EPOCH),
             kind,
         }
     }
@@ -203,7 +223,14 @@ mod tests {
             looks: &bucket,
             restorer: &bucket,
         };
+        let within = Claim::Within(Span {
+            from: Timestamp::MIN,
+            until: Timestamp::MAX,
+        });
         for (claim, expected) in [
+            // It stood below a marker, and does not any more.
+            (within.clone(), Undone::Restored),
+            (within, Undone::Untouched),
             (Claim::Marker("marker".to_owned()), Undone::Restored),
             (Claim::Marker(NULL_VERSION.to_owned()), Undone::Present),
             (Claim::Unnamed, Undone::Present),

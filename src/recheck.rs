@@ -15,6 +15,7 @@ use crate::guards::Versioning;
 use crate::hands::{CheckError, FreshCheck, LookError, Record, RecordError};
 use crate::key::ObjectKey;
 use crate::object::{Orphan, Outcome};
+use crate::reconcile::may_act_later;
 use crate::summary::{MAX_PROBLEMS, Problem};
 use crate::undelete::{AT_ONCE, Claim, KEPT_BELOW, NULL_VERSION, Span, TakeBack, Undone};
 
@@ -131,6 +132,7 @@ impl<'run, R> RememberingDeleted<'run, R> {
                 let told = match outcome {
                     Outcome::Deleted { marker } => Told::Deleted(marker.clone()),
                     Outcome::Unknown { .. } => Told::Nothing,
+                    Outcome::Failed { code, .. } if may_act_later(code) => Told::Nothing,
                     _ => return None,
                 };
                 let orphan = orphan.clone();
@@ -410,7 +412,7 @@ impl Findings {
                     Ok("a delete marker that was made since the run began stood over it: it was restored".to_owned())
                 }
                 Ok(Undone::Untouched | Undone::Present) if fate == Fate::Unknown => Err(
-                    "nothing shows that it was, but its request may yet take effect: look again"
+                    "no delete marker that can be the run's stands over it: look whether it stands there, and look again, since its request may yet take effect"
                         .to_owned(),
                 ),
                 // Nobody took a marker away: the same bytes were uploaded again.
@@ -544,6 +546,13 @@ mod tests {
         }
     }
 
+    fn failed(code: &str) -> Outcome {
+        Outcome::Failed {
+            code: code.to_owned(),
+            message: "We encountered an internal error".to_owned(),
+        }
+    }
+
     fn unknown() -> Outcome {
         Outcome::Unknown {
             reason: "its answer was lost".to_owned(),
@@ -585,6 +594,16 @@ mod tests {
             (Versioning::Off, Some(deleted(None)), (false, false)),
             // It is asked about, and nothing of it is counted.
             (Versioning::Enabled, Some(unknown()), (false, false)),
+            (
+                Versioning::Enabled,
+                Some(failed("InternalError")),
+                (false, false),
+            ),
+            (
+                Versioning::Enabled,
+                Some(failed("AccessDenied")),
+                (false, true),
+            ),
             (Versioning::Enabled, Some(Outcome::Gone), (false, true)),
             (Versioning::Enabled, None, (false, true)),
         ] {
@@ -603,6 +622,8 @@ mod tests {
             2 => Just(deleted(Some("null"))),
             2 => Just(deleted(None)),
             2 => Just(unknown()),
+            1 => Just(failed("InternalError")),
+            1 => Just(failed("AccessDenied")),
             1 => Just(Outcome::Gone),
             1 => Just(Outcome::Spared(SparedBy::Check)),
         ];
@@ -668,7 +689,8 @@ mod tests {
             } else {
                 prop_assert!(bytes.freed <= seen.freed && bytes.recoverable <= seen.recoverable && bytes.kept <= seen.kept);
             }
-            let may_be = |outcome: &Outcome| is_deleted(outcome) || *outcome == unknown();
+            let is_unsure = |outcome: &Outcome| [unknown(), failed("InternalError")].contains(outcome);
+            let may_be = |outcome: &Outcome| is_deleted(outcome) || is_unsure(outcome);
             prop_assert_eq!(remembered.is_empty(), !cases.iter().any(|(outcome, _, _)| may_be(outcome)));
 
             let mut findings = Findings::default();
@@ -676,7 +698,7 @@ mod tests {
             let named: Vec<_> = (0..).zip(&cases).filter(|(_, (outcome, named, _))| may_be(outcome) && *named).collect();
             let undoable = |outcome: &Outcome| matches!(outcome, Outcome::Deleted { marker: Some(marker) } if marker != "null");
             let is_back = |outcome: &Outcome, end: Option<Undone>| match end {
-                Some(Undone::Restored) => !is_final(outcome) && (*outcome != unknown() || versioning != Versioning::Off),
+                Some(Undone::Restored) => !is_final(outcome) && (!is_unsure(outcome) || versioning != Versioning::Off),
                 Some(Undone::Present) => undoable(outcome),
                 _ => false,
             };
@@ -692,7 +714,7 @@ mod tests {
                 let (_, (outcome, _, end)) = named.iter().find(|(number, _)| orphan(*number).key == *key).unwrap();
                 prop_assert_eq!(&*problem.code, if is_deleted(outcome) { REFERENCED } else { UNSURE });
                 prop_assert_eq!(problem.message.contains("it was restored"), is_back(outcome, *end), "{:?}", problem);
-                let is_lost = is_final(outcome) || *outcome == unknown() && versioning == Versioning::Off;
+                let is_lost = is_final(outcome) || is_unsure(outcome) && versioning == Versioning::Off;
                 prop_assert_eq!(problem.message.contains("it is lost"), is_lost, "{:?}", problem);
             }
         }

@@ -102,11 +102,18 @@ pub fn of_error(code: String, message: String) -> Word {
         "ConditionalRequestConflict" | "OperationAborted" => {
             Word::Settled(Outcome::Spared(SparedBy::Conflict))
         }
-        "InternalError" | "ServiceUnavailable" | "RequestTimeout" => {
-            Word::Doubtful { code, message }
-        }
+        uncertain if may_act_later(uncertain) => Word::Doubtful { code, message },
         _ => Word::Settled(Outcome::Failed { code, message }),
     }
+}
+
+/// Whether what S3 calls failed with this code may take effect all the same.
+#[must_use]
+pub fn may_act_later(code: &str) -> bool {
+    matches!(
+        code,
+        "InternalError" | "ServiceUnavailable" | "RequestTimeout"
+    )
 }
 
 /// Whether S3 says with this code that it did nothing of what was asked: it was asked too

@@ -23,6 +23,7 @@ use crate::guards::MAX_CLOCK_SKEW;
 use crate::hands::LookError;
 use crate::key::{ObjectKey, Prefix};
 use crate::object::Orphan;
+use crate::reconcile::may_act_later;
 use crate::stop::Stop;
 use crate::summary::{MAX_PROBLEMS, Problem, Status};
 use crate::undelete::{Claim, KEPT_BELOW, Span, Undelete, Undone, undelete};
@@ -272,11 +273,16 @@ enum Doubt {
 /// What the ledger says of one orphan of the plan.
 fn claim(past: &Past, recorded: Option<&crate::archive::Recorded>) -> Doubt {
     let outcome = recorded.map(|recorded| (recorded.outcome.as_str(), &recorded.marker));
+    let code = recorded.and_then(|recorded| recorded.code.as_deref());
     match outcome {
         Some(("deleted", Some(marker))) => Doubt::Claimed(Claim::Marker(marker.clone())),
         // Final where the bucket kept no versions; it is looked at before that is said.
         Some(("deleted", None)) => Doubt::Claimed(Claim::Unnamed),
         Some(("unknown", _)) => Doubt::Claimed(Claim::Within(time_of(past))),
+        // It was still there, but its request may have taken effect since.
+        Some(("failed", _)) if code.is_some_and(may_act_later) => {
+            Doubt::Claimed(Claim::Within(time_of(past)))
+        }
         Some(_) => Doubt::Settled(Undone::Untouched),
         None if past.is_complete() => Doubt::Settled(Undone::Untouched),
         None => Doubt::Claimed(Claim::Within(time_of(past))),

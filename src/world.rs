@@ -4,6 +4,7 @@
 //! same run is hunted there.
 
 use std::future::ready;
+use std::sync::OnceLock;
 
 use aws_sdk_s3::Client;
 use jiff::Timestamp;
@@ -23,7 +24,7 @@ use crate::ledger::Ledger;
 use crate::listing::Pages;
 use crate::object::Orphan;
 use crate::plan::ApprovedPlan;
-use crate::postgres::{ColumnSearch, Database, PrimaryCheck, Snapshot};
+use crate::postgres::{ColumnSearch, Database, PrimaryCheck, Relations, Snapshot};
 use crate::retention::Retention;
 use crate::s3::{Bucket, Deleter, Undeleter};
 use crate::settings::Settings;
@@ -128,6 +129,8 @@ pub struct Production<'run> {
     client: &'run Client,
     bucket: Bucket,
     database: Database,
+    /// What the first snapshot was planned to read.
+    relations: OnceLock<Relations>,
 }
 
 impl<'run> Production<'run> {
@@ -149,6 +152,7 @@ impl<'run> Production<'run> {
                 settings.scope.prefix().clone(),
             ),
             database: access::database(&settings.database),
+            relations: OnceLock::new(),
         }
     }
 }
@@ -200,16 +204,22 @@ impl World for Production<'_> {
 
     async fn snapshot(&self) -> Result<Snapshot, RunError> {
         let opened = Snapshot::open(&self.database, &self.settings.references).await;
-        Ok(opened.map_err(SnapshotError::from)?)
+        let opened = opened.map_err(SnapshotError::from)?;
+        self.relations.get_or_init(|| opened.relations().clone());
+        Ok(opened)
     }
 
     fn check(&self, identity: &Identity) -> PrimaryCheck {
-        PrimaryCheck::new(
+        let check = PrimaryCheck::new(
             self.database.clone(),
             self.settings.references.clone(),
             self.settings.rules.clone(),
             identity.clone(),
-        )
+        );
+        match self.relations.get() {
+            Some(relations) => check.of_relations(relations.clone()),
+            None => check,
+        }
     }
 
     fn deleter(&self, _approved: &ApprovedPlan) -> Deleter {

@@ -218,12 +218,17 @@ async fn rows_that_the_query_leaves_out_and_other_spellings_are_told_apart() {
     world
         .sql("CREATE FUNCTION living() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images WHERE deleted_at IS NULL; END $$")
         .await;
-    let report = world.run(&[(Setting::References, "SELECT living()")]).await;
-    assert!(
-        hint(&report).contains("public.images.name, a column or rows that the references query leaves out of a table that it reads"),
-        "{}",
-        hint(&report)
-    );
+    world
+        .sql("CREATE TABLE posts (id int); INSERT INTO posts SELECT generate_series(1, 4); CREATE FUNCTION nth(int) RETURNS text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN (SELECT name FROM images WHERE deleted_at IS NULL ORDER BY name LIMIT 1 OFFSET $1 - 1); END $$")
+        .await;
+    for query in ["SELECT living()", "SELECT nth(id) FROM posts"] {
+        let report = world.run(&[(Setting::References, query)]).await;
+        assert!(
+            hint(&report).contains("public.images.name, a column or rows that the references query leaves out of a table that it reads"),
+            "{}",
+            hint(&report)
+        );
+    }
     world
         .sql("UPDATE images SET name = 'x', thumb = name WHERE deleted_at IS NOT NULL")
         .await;

@@ -486,6 +486,28 @@ async fn what_nobody_could_tell_is_undone_by_its_versions() {
     assert_eq!(world.keys().len(), 13);
 }
 
+/// S3 failed at it, and deleted it later all the same.
+#[tokio::test]
+async fn what_failed_and_was_deleted_later_is_undone() {
+    for (code, restored) in [("InternalError", 1), ("AccessDenied", 0)] {
+        let world = world(2).await;
+        world
+            .server
+            .inject(Fault::new(Operation::DeleteObjects, Effect::KeyError(code)).key(orphan(0)));
+        let report = world.run(&ALL).await;
+        let counts = report.summary.counts;
+        assert_eq!((counts.deleted, counts.failed), (1, 1), "{report:?}");
+        world.server.delete(BUCKET, &orphan(0));
+        let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+        assert_eq!(
+            (done.restored, done.untouched),
+            (1 + restored, 1 - restored),
+            "{done:?}"
+        );
+        assert_eq!(world.keys().contains(&orphan(0)), restored == 1);
+    }
+}
+
 /// A key with more versions than a page of them holds, beside one that begins like it.
 #[tokio::test]
 async fn a_marker_deep_below_is_found() {

@@ -43,7 +43,7 @@ impl Host {
     }
 
     /// Where this host stands in a text that names it without a scheme, as a proxy's path may.
-    pub(super) fn found_in<'text>(&self, text: &'text str) -> impl Iterator<Item = usize> {
+    pub(super) fn found_in(&self, text: &str) -> impl Iterator<Item = usize> {
         let begins = |at: &usize| {
             at.checked_sub(1)
                 .is_some_and(|before| matches!(text.as_bytes()[before], b'/' | b'='))

@@ -7,14 +7,16 @@ use futures::TryStreamExt as _;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::ask::{explain, first_column};
+use super::ask::explain;
 use super::connect::{Isolation, execute};
 use super::query::{Collation, literal};
+use super::relations::Relations;
 use super::snapshot::{copy_out, identify};
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::hands::{CheckError, FreshCheck, Identity};
 use crate::key::ObjectKey;
 use crate::names::NameRules;
+use crate::references::ReferenceKind;
 
 /// Names of one statement. Asked for many more at once, the planner thinks it cheaper to read
 /// the whole table than to look each one up (on a million rows for 8,000 names: 130 ms on
@@ -30,16 +32,6 @@ type Readings = Vec<Option<Vec<ObjectKey>>>;
 
 /// How often a question is put that locks tables anew each time.
 const MOST_QUESTIONS: usize = 4;
-
-/// Which tables this transaction holds locks on, those of the system left out.
-async fn locked_tables(connection: &mut PgConnection) -> Result<Option<String>, DatabaseError> {
-    const LOCKED: &str = "SELECT string_agg(DISTINCT l.relation::text, ',') \
-        FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
-        WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind IN ('r', 'm', 'p') \
-        AND c.relnamespace <> 'pg_catalog'::regnamespace \
-        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    first_column(connection, LOCKED, "look for the tables that are read").await
-}
 
 /// How the database is asked about some keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +50,8 @@ pub struct PrimaryCheck {
     query: ReferencesQuery,
     rules: NameRules,
     identity: Identity,
+    /// What was read when the run began: by the snapshot, or else by the first question.
+    relations: OnceLock<Relations>,
     /// Decided by the first question.
     method: OnceLock<Method>,
 }
@@ -78,7 +72,17 @@ impl PrimaryCheck {
             query,
             rules,
             identity,
+            relations: OnceLock::new(),
             method: OnceLock::new(),
+        }
+    }
+
+    /// The same check, which fails where not all of these are read any more.
+    #[must_use]
+    pub fn of_relations(self, relations: Relations) -> Self {
+        Self {
+            relations: relations.into(),
+            ..self
         }
     }
 
@@ -119,14 +123,14 @@ impl PrimaryCheck {
         connection: &mut PgConnection,
         keys: &[&ObjectKey],
     ) -> Result<Readings, DatabaseError> {
-        // To plan a statement locks all that it reads as it is written, partitions and children,
-        // too; so only what functions read needs a second question.
-        explain(connection, &self.query.select()).await?;
-        let mut locked = locked_tables(connection).await?;
+        // Only what functions read needs a second question.
+        let mut locked = Relations::planned(connection, &self.query).await?;
+        let before = self.relations.get_or_init(|| locked.clone());
+        locked.hold_all_of(before, connection).await?;
         for _ in 0..MOST_QUESTIONS {
             let named = self.question(connection, keys).await?;
             let before = locked;
-            locked = locked_tables(connection).await?;
+            locked = Relations::locked(connection).await?;
             if locked == before {
                 return Ok(named);
             }
@@ -236,7 +240,9 @@ impl PrimaryCheck {
             for one in &meant {
                 if let Some(&place) = places.get(one.key.as_str()) {
                     let also: &mut Vec<ObjectKey> = named[place].get_or_insert_default();
-                    let others = meant.iter().map(|other| &other.key);
+                    // (What another name merely may mean tells nothing of what this one does.)
+                    let others = meant.iter().filter(|_| one.kind == ReferenceKind::Primary);
+                    let others = others.map(|other| &other.key);
                     let new = others.filter(|other| **other != one.key && !also.contains(other));
                     let room = MOST_READINGS.saturating_sub(also.len());
                     let new: Vec<ObjectKey> = new.take(room).cloned().collect();

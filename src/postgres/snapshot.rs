@@ -7,7 +7,8 @@ use sqlx::postgres::PgConnection;
 use super::ask::first_column;
 use super::connect::{Isolation, execute};
 use super::copy::{Decoder, Value};
-use super::unseen::refuse_unseen;
+use super::relations::Relations;
+use super::unseen::{refuse_foreign, refuse_unseen};
 use super::{Database, DatabaseError, ReferencesQuery, state, statement};
 use crate::guards::DatabaseState;
 use crate::hands::{Identity, Names, ReferenceSnapshot, SnapshotError};
@@ -53,6 +54,7 @@ pub struct Snapshot {
     connection: PgConnection,
     identity: Identity,
     state: DatabaseState,
+    relations: Relations,
     query: ReferencesQuery,
 }
 
@@ -72,12 +74,21 @@ impl Snapshot {
         // Within it: behind a pooler, only there it is one session that answers.
         let identity = identify(&mut connection).await?;
         query.validate(&mut connection).await?;
+        refuse_foreign(&mut connection).await?;
+        let relations = Relations::planned(&mut connection, query).await?;
         Ok(Self {
             connection,
             identity,
             state,
+            relations,
             query: query.clone(),
         })
+    }
+
+    /// What the query is planned to read.
+    #[must_use]
+    pub fn relations(&self) -> &Relations {
+        &self.relations
     }
 }
 

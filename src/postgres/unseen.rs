@@ -26,29 +26,41 @@ const HIDDEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', 
 /// White space and comments, as a pattern. A comment ends where PL/pgSQL lets it end.
 const BLANK: &str = "([[:space:]]|--[^\n\r]*[\n\r]|/[*].*?[*]/)";
 
-/// The functions that handle exceptions, among those that are called: what fails in there (a right
-/// that is missing, `row_security = off`, a read-only transaction, a lock) yields fewer rows in silence,
-/// and the locks of what was read before end with it.
-fn handling(called: &str) -> String {
+/// The functions, among those that are called, of which this holds.
+fn which(called: &str, holds: &str) -> String {
     format!(
-        "{called} SELECT string_agg(DISTINCT oid::regprocedure::text, ', ') FROM called \
-            WHERE prosrc ~* '(^|[^[:alnum:]_])exception{BLANK}+when[^[:alnum:]_]'"
+        "{called} SELECT string_agg(DISTINCT own.oid::regprocedure::text, ', ') FROM called JOIN own USING (oid) WHERE {holds}"
     )
 }
 
-/// Those that are VOLATILE where they, or others that are called, read rows: each statement of theirs sees another moment, and what
-/// moves meanwhile from where it has not read to where it has, not at all.
-/// <https://www.postgresql.org/docs/current/xfunc-volatility.html>
-fn wavering(called: &str) -> String {
+/// Those that handle exceptions: what fails in there (a right that is missing, `row_security = off`, a
+/// read-only transaction, a lock) yields fewer rows in silence, and the locks of what was read before end
+/// with it. What other languages catch cannot be told by a word, so it counts where they read.
+fn handles() -> String {
     format!(
-        "{called} SELECT string_agg(DISTINCT called.oid::regprocedure::text, ', ') \
-            FROM called JOIN pg_proc AS p ON p.oid = called.oid JOIN pg_language AS l ON l.oid = p.prolang \
-            WHERE p.provolatile = 'v' AND l.lanname NOT IN ('c', 'internal') AND EXISTS (SELECT FROM called WHERE {READS})"
+        "own.prosrc ~* '(^|[^[:alnum:]_])exception{BLANK}+when[^[:alnum:]_]' \
+        OR own.lanname NOT IN ('sql', 'plpgsql', 'c', 'internal') AND own.prosrc ~* 'spi_|plpy[.]|plv8[.]|execute'"
     )
 }
 
-/// Whether a body reads rows, as far as its words tell. (That of a `BEGIN ATOMIC` is not there.)
-const READS: &str = "(called.prosrc = '' OR called.prosrc ~* '(^|[^[:alnum:]_])(select|table|from|execute)([^[:alnum:]_]|$)')";
+/// Those that read, by themselves or by others, at another moment than the query does: each statement
+/// of a VOLATILE one sees a moment of its own, and what moves meanwhile from where it has not read to
+/// where it has, not at all; an IMMUTABLE one may be called by the planner, before the query sees
+/// anything. <https://www.postgresql.org/docs/current/xfunc-volatility.html>
+const WAVERS: &str = "own.provolatile <> 's' AND own.lanname NOT IN ('c', 'internal') AND own.oid IN (SELECT oid FROM reading) \
+    AND NOT (own.provolatile = 'i' AND EXISTS (SELECT FROM pg_depend AS d \
+        WHERE d.classid = 'pg_proc'::regclass AND d.objid = own.oid AND d.deptype = 'e'))";
+
+/// Those whose names for others cannot be told.
+const ENCODES: &str = "own.prosrc ~* 'u&\"'";
+
+/// Those that ask other databases.
+const ASKS_OTHERS: &str = "own.prosrc ~* 'dblink'";
+
+/// Whether a body reads rows, as far as its words tell. (That of a `BEGIN ATOMIC` is not there.) `FROM`
+/// is a word of some functions, too.
+const READS: &str = "own.lanname NOT IN ('c', 'internal') AND (own.prosrc = '' \
+    OR regexp_replace(own.prosrc, '(substring|trim|extract|overlay)[[:space:]]*[(][^()]*[)]', '', 'gi') ~* '(^|[^[:alnum:]_])(table|from|execute)([^[:alnum:]_]|$)')";
 
 /// Whether the query calls functions that read rows: what they read is locked, and so known, only
 /// once they have run.
@@ -58,36 +70,76 @@ pub(super) async fn calls_what_reads(
 ) -> Result<bool, DatabaseError> {
     let plan = explain(connection, &query.select()).await?.to_string();
     let called = called(query.text(), &plan);
-    let any = format!("{called} SELECT count(*) > 0 FROM called WHERE {READS}");
+    let any = format!("{called} SELECT count(*) > 0 FROM reading");
     first_column(connection, &any, "look for functions that read").await
 }
 
-/// The functions that this query calls, and those that they name, as a table `called`.
+/// Whether a body says the name of a function, or of an operator that is one.
+fn says(body: &str) -> String {
+    format!(
+        "(CASE WHEN position(own.proname IN lower({body})) > 0 THEN {body} ~* own.word END \
+        OR position(own.quoted IN {body}) > 0 OR position(own.folded IN lower({body})) > 0 \
+        OR EXISTS (SELECT FROM unnest(own.operators) AS o WHERE position(o IN {body}) > 0))"
+    )
+}
+
+/// The functions that this query calls, and those that they name, as a table `called`; those of them
+/// that read rows, by themselves or by others, as `reading`; all as `own`.
 ///
 /// The plan names what is called for each row. What the planner called itself, or does not show,
 /// stands only in the query, or in the views that it and its functions read. More may be named than is
 /// called: who is called by a name alone is not told by its schema here.
 fn called(query: &str, plan: &str) -> String {
-    // (No backslash: what it means in a text hangs on a setting.)
+    // (No backslash: what it means in a text hangs on a setting. Case is folded as that of names is, in
+    // whatever language the database is.)
     format!(
-        "WITH RECURSIVE own AS (SELECT oid, prosrc, proname, '\"' || replace(proname, '\"', '\"\"') || '\"' AS quoted, \
-            CASE WHEN octet_length(proname) > char_length(proname) THEN lower(proname) END AS folded, \
-            CASE WHEN proname ~ '^[a-z0-9_$]+$' THEN '(^|[^[:alnum:]_$])' || replace(proname, '$', '[$]') || '([^[:alnum:]_$]|$)' END AS word, \
-            CASE WHEN proname ~ '^[a-z0-9_$]+$' THEN '(^|[^[:alnum:]_$\"])' || replace(proname, '$', '[$]') || '{BLANK}*[(]' END AS call \
-            FROM pg_proc WHERE pronamespace <> 'pg_catalog'::regnamespace), \
-        said AS (SELECT {plan} AS plan, concat_ws(' ', {query}, (SELECT string_agg(pg_get_viewdef(c.oid), ' ') \
+        "WITH RECURSIVE own AS (SELECT p.oid, p.prosrc, p.proname, p.provolatile, l.lanname, '\"' || replace(p.proname, '\"', '\"\"') || '\"' AS quoted, \
+            CASE WHEN octet_length(p.proname) > char_length(p.proname) THEN lower(p.proname) END AS folded, \
+            CASE WHEN p.proname ~ '^[a-z0-9_$]+$' THEN '(^|[^[:alnum:]_$])' || replace(p.proname, '$', '[$]') || '([^[:alnum:]_$]|$)' END AS word, \
+            CASE WHEN p.proname ~ '^[a-z0-9_$]+$' THEN '(^|[^[:alnum:]_$\"])' || replace(p.proname, '$', '[$]') || '{BLANK}*[(]' END AS call, \
+            CASE WHEN p.proname ~ '^[a-z0-9_$]+$' AND t.typtype IN ('c', 'p') THEN '[.]{BLANK}*' || replace(p.proname, '$', '[$]') || '([^[:alnum:]_$]|$)' END AS attribute, \
+            t.typtype IN ('c', 'p') AS is_attribute, \
+            ARRAY(SELECT o.oprname::text FROM pg_operator AS o WHERE o.oprcode = p.oid) AS operators, \
+            ARRAY(SELECT t.typname::text FROM pg_cast AS c JOIN pg_type AS t ON t.oid = c.casttarget WHERE c.castfunc = p.oid \
+                UNION ALL SELECT t.typname::text FROM pg_depend AS d JOIN pg_constraint AS c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid \
+                    JOIN pg_type AS t ON t.oid = c.contypid WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid) AS types \
+            FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang \
+                LEFT JOIN pg_type AS t ON p.pronargs = 1 AND t.oid = p.proargtypes[0] \
+            WHERE p.pronamespace <> 'pg_catalog'::regnamespace AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)), \
+        said AS (SELECT {plan} COLLATE \"C\" AS plan, concat_ws(' ', {query}, (SELECT string_agg(pg_get_viewdef(c.oid), ' ') \
             FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' \
-            AND c.relkind = 'v' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))) AS text), \
-        called AS (SELECT oid, prosrc FROM own, said WHERE position(quote_ident(proname) || '(' IN plan) > 0 AND (word IS NULL OR plan ~ word) \
-                OR CASE WHEN position(proname IN lower(text)) > 0 THEN text ~* call END OR position(quoted IN text) > 0 OR position(folded IN lower(text)) > 0 OR text ~* 'u&\"' \
-            UNION SELECT own.oid, own.prosrc FROM called AS c JOIN own \
-                ON CASE WHEN position(own.proname IN lower(c.prosrc)) > 0 THEN c.prosrc ~* word END OR position(quoted IN c.prosrc) > 0 OR position(folded IN lower(c.prosrc)) > 0 OR c.prosrc ~* 'u&\"' \
-                    OR EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = c.oid \
-                        AND d.refclassid = 'pg_proc'::regclass AND d.refobjid = own.oid))",
+            AND c.relkind = 'v' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))) COLLATE \"C\" AS text), \
+        called AS (SELECT own.oid FROM own, said WHERE position(quote_ident(proname) || '(' IN plan) > 0 AND (word IS NULL OR plan ~ word) \
+                OR CASE WHEN position(proname IN lower(text)) > 0 THEN text ~* call OR text ~* attribute END \
+                OR position(quoted IN text) > 0 AND (is_attribute OR EXISTS (SELECT FROM unnest(string_to_array(text, quoted)) WITH ORDINALITY AS p (behind, place) \
+                    WHERE place > 1 AND behind ~ '^{BLANK}*[(]')) \
+                OR position(folded IN lower(text)) > 0 \
+                OR EXISTS (SELECT FROM unnest(operators) AS o WHERE position(o IN text) > 0) \
+                OR EXISTS (SELECT FROM unnest(types) AS t WHERE position(lower(t) IN lower(text)) > 0) \
+            UNION SELECT own.oid FROM called AS c JOIN own AS caller ON caller.oid = c.oid JOIN own ON {named}), \
+        reading AS (SELECT own.oid FROM called JOIN own USING (oid) WHERE {READS} \
+            UNION SELECT caller.oid FROM reading AS r JOIN own ON own.oid = r.oid JOIN (own AS caller JOIN called ON called.oid = caller.oid) ON {named})",
+        named = format_args!(
+            "{} OR EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = caller.oid \
+                AND d.refclassid = 'pg_proc'::regclass AND d.refobjid = own.oid)",
+            says("caller.prosrc")
+        ),
         // (It stands in JSON.)
         plan = literal(&plan.replace("\\\"", "\"")),
         query = literal(query),
     )
+}
+
+/// Fails where this transaction has read, or is to read, foreign tables.
+pub(super) async fn refuse_foreign(connection: &mut PgConnection) -> Result<(), DatabaseError> {
+    let foreign: Option<String> =
+        first_column(connection, FOREIGN, "look for foreign tables").await?;
+    if let Some(tables) = foreign {
+        return Err(DatabaseError::Query(format!(
+            "reads {tables}, a foreign table: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database"
+        )));
+    }
+    Ok(())
 }
 
 /// Fails where this transaction has read, or planned to read, tables of which nobody can tell
@@ -96,13 +148,8 @@ pub(super) async fn refuse_unseen(
     connection: &mut PgConnection,
     query: &ReferencesQuery,
 ) -> Result<(), DatabaseError> {
-    let foreign: Option<String> =
-        first_column(connection, FOREIGN, "look for foreign tables").await?;
-    if let Some(tables) = foreign {
-        return Err(DatabaseError::Query(format!(
-            "reads {tables}, a foreign table: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database"
-        )));
-    }
+    // Once more: foreign partitions are known only by now.
+    refuse_foreign(connection).await?;
     let hidden: Option<String> =
         first_column(connection, HIDDEN, "look for row level security").await?;
     if let Some(tables) = hidden {
@@ -110,31 +157,31 @@ pub(super) async fn refuse_unseen(
             "reads {tables}, which has row level security, and a function of the database sets row_security: whether rows were filtered there cannot be seen from here; read the table without that function, or ALTER FUNCTION … RESET row_security"
         )));
     }
+    if query.text().to_ascii_lowercase().contains("u&\"") {
+        return Err(DatabaseError::Query("names something by U&\"…\", so that nobody can tell here which functions it calls: write the name itself".to_owned()));
+    }
     let plan = explain(connection, &query.select()).await?.to_string();
-    if calls_dblink(&plan) || calls_dblink(query.text()) {
+    let called = called(query.text(), &plan);
+    let mut which = async |holds: &str, tried| -> Result<Option<String>, DatabaseError> {
+        first_column(connection, &which(&called, holds), tried).await
+    };
+    let others = which(ASKS_OTHERS, "look for functions that ask others").await?;
+    if others.is_some() || calls_dblink(&plan) || calls_dblink(query.text()) {
         return Err(DatabaseError::Query("reads another database by dblink: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database".to_owned()));
     }
-    let called = called(query.text(), &plan);
-    let handling: Option<String> = first_column(
-        connection,
-        &handling(&called),
-        "look for functions that handle exceptions",
-    )
-    .await?;
-    if let Some(functions) = handling {
+    if let Some(functions) = which(ENCODES, "look for functions that encode names").await? {
         return Err(DatabaseError::Query(format!(
-            "may call {functions}, where exceptions are handled: what fails in there yields fewer rows in silence; let it fail, without EXCEPTION, or read the tables without it"
+            "may call {functions}, which names something by U&\"…\", so that nobody can tell here which functions it calls: write the name itself"
         )));
     }
-    let wavering: Option<String> = first_column(
-        connection,
-        &wavering(&called),
-        "look for volatile functions",
-    )
-    .await?;
-    if let Some(functions) = wavering {
+    if let Some(functions) = which(&handles(), "look for functions that handle exceptions").await? {
         return Err(DatabaseError::Query(format!(
-            "may call {functions}, which reads and is VOLATILE (as every function is that says nothing else): each of its statements sees another moment, so that a row which moves meanwhile is missed; if it only reads, ALTER FUNCTION … STABLE"
+            "may call {functions}, where exceptions are handled, or may be: what fails in there yields fewer rows in silence; let it fail, in SQL or PL/pgSQL without EXCEPTION, or read the tables without it"
+        )));
+    }
+    if let Some(functions) = which(WAVERS, "look for functions that are not STABLE").await? {
+        return Err(DatabaseError::Query(format!(
+            "may call {functions}, which reads, by itself or by others, and is not STABLE: what it reads at another moment than the query it misses when a row moves meanwhile (every function is VOLATILE that says nothing else, and the planner may call an IMMUTABLE one); if it only reads, ALTER FUNCTION … STABLE"
         )));
     }
     Ok(())

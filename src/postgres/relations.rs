@@ -1,0 +1,70 @@
+//! What a query is planned to read, so that what two moments read can be compared.
+
+use std::collections::BTreeSet;
+
+use sqlx::postgres::PgConnection;
+
+use super::ask::{explain, first_column};
+use super::{DatabaseError, ReferencesQuery};
+
+/// The relations that this transaction holds locks on, those of the system left out: each by its
+/// number, and a view by what it says, too. `pg_get_viewdef` writes the same view alike each time,
+/// as long as nothing in it is named anew.
+const LOCKED: &str = "SELECT COALESCE(array_agg(DISTINCT concat_ws(':', c.oid, CASE WHEN c.relkind = 'v' THEN md5(pg_get_viewdef(c.oid)) END)), '{}') \
+    FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
+    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind IN ('r', 'm', 'p', 'v') \
+    AND c.relnamespace <> 'pg_catalog'::regnamespace \
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// The relations that a query is planned to read. (What functions read is known only once they
+/// have run.)
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relations(BTreeSet<String>);
+
+impl Relations {
+    /// Has the query planned, which locks all that it reads as it is written, partitions and
+    /// children, too.
+    pub(super) async fn planned(
+        connection: &mut PgConnection,
+        query: &ReferencesQuery,
+    ) -> Result<Self, DatabaseError> {
+        explain(connection, &query.select()).await?;
+        Self::locked(connection).await
+    }
+
+    /// What this transaction has read, or has planned to.
+    pub(super) async fn locked(connection: &mut PgConnection) -> Result<Self, DatabaseError> {
+        let locked: Vec<String> =
+            first_column(connection, LOCKED, "look for the tables that are read").await?;
+        Ok(Self(locked.into_iter().collect()))
+    }
+
+    /// Fails where something that was read before is not read now, or says something else, and is
+    /// still there: its rows are hidden. (What was dropped hides none.)
+    pub(super) async fn hold_all_of(
+        &self,
+        before: &Self,
+        connection: &mut PgConnection,
+    ) -> Result<(), DatabaseError> {
+        let missing: Vec<&str> = before
+            .0
+            .difference(&self.0)
+            .filter_map(|relation| relation.split(':').next())
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names = format!(
+            "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class WHERE oid IN ({})",
+            missing.join(", ")
+        );
+        let names: Option<String> =
+            first_column(connection, &names, "name the tables that are not read now").await?;
+        match names {
+            None => Ok(()),
+            Some(names) => Err(DatabaseError::Query(format!(
+                "does not read {names} any more as when the run began: it was detached, renamed or defined anew meanwhile, and a row in there would not be seen; start the run again"
+            ))),
+        }
+    }
+}
