@@ -235,6 +235,18 @@ async fn names_that_are_urls_are_widened_and_an_unknown_host_ends_the_run() {
         "{report:?}"
     );
     assert!(!world.keys().contains(&"orphan.png".to_owned()));
+    // What it means in the first place is missing, however many others may mean it, too.
+    world
+        .name(&[
+            "https://cdn.example.com/x/y%20z.png",
+            "https://cdn.example.com/x/y+z.png",
+        ])
+        .await;
+    world.put("x/y+z.png", 48);
+    let report = world
+        .run(&[&base[..], &[(Setting::ForeignHost, "lh3.example.org")]].concat())
+        .await;
+    assert_eq!(report.summary.counts.dangling, 2, "{report:?}");
 }
 
 #[tokio::test]
@@ -453,6 +465,9 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
             CREATE FUNCTION \"größe7\"() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; EXCEPTION -- over\r WHEN others THEN NULL; END $$; \
             CREATE FUNCTION av$names() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; EXCEPTION WHEN others THEN NULL; END $$; \
             CREATE FUNCTION dollars() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT Av$Names(); END $$; \
+            CREATE LANGUAGE other HANDLER plpgsql_call_handler; \
+            CREATE FUNCTION foreign_words() RETURNS SETOF text LANGUAGE other STABLE AS $$ BEGIN RETURN QUERY EXECUTE 'SELECT name::text FROM images'; END $$; \
+            CREATE FUNCTION foreign_help(text) RETURNS text LANGUAGE other STABLE AS $$ BEGIN RETURN $1; END $$; \
             CREATE VIEW behind AS SELECT * FROM careful() AS t (name); \
             CREATE FUNCTION through() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name FROM behind; END $$; \
             CREATE VIEW held AS SELECT unnest(folded()) AS name; \
@@ -487,6 +502,8 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
         ("SELECT * FROM through()", "careful()"),
         ("SELECT GRößE7()", "\"größe7\"()"),
         ("SELECT dollars()", "\"av$names\"()"),
+        // What it catches, and by which word, only the language knows.
+        ("SELECT foreign_words()", "foreign_words()"),
         (
             "SELECT v.n FROM (VALUES ('a'), ((SELECT min(k) FROM av$names() AS k))) AS v (n)",
             "\"av$names\"()",
@@ -506,6 +523,7 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
     for query in [
         "SELECT * FROM \"Plain\"()",
         "SELECT name FROM images, (SELECT count(*) FROM images) AS n",
+        "SELECT foreign_help(name) FROM images",
         "SELECT odd.\"Careful\" FROM odd WHERE \"größe8\" <> 'watching()'",
     ] {
         let report = world.run(&[(Setting::References, query)]).await;
@@ -574,6 +592,8 @@ async fn a_volatile_function_that_reads_ends_the_run() {
             CREATE FUNCTION two_reads() RETURNS text[] LANGUAGE plpgsql AS $$ DECLARE a text[]; b text[]; BEGIN a := one(); b := one(); RETURN a || b; END $$; \
             CREATE FUNCTION volatile_help(t text) RETURNS text LANGUAGE sql AS 'SELECT btrim(substring($1 from 2))'; \
             CREATE FUNCTION folded_names() RETURNS text[] LANGUAGE sql IMMUTABLE AS 'SELECT array_agg(name::text) FROM images'; \
+            CREATE FUNCTION extended_names() RETURNS text[] LANGUAGE sql IMMUTABLE AS 'SELECT array_agg(name::text) FROM images'; \
+            ALTER EXTENSION plpgsql ADD FUNCTION extended_names(); \
             CREATE FUNCTION folded_others() RETURNS text[] LANGUAGE sql IMMUTABLE AS 'SELECT one()'; \
             CREATE FUNCTION trimmed(t text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN btrim(t); END $$")
         .await;
@@ -598,6 +618,8 @@ async fn a_volatile_function_that_reads_ends_the_run() {
     for query in [
         "SELECT outer_names()",
         "SELECT trimmed(name) FROM images",
+        // An extension knows what it says of its own.
+        "SELECT n FROM unnest(extended_names()) AS n",
         // One that reads nothing, beside one that does.
         "SELECT volatile_help('x' || n) FROM names() AS t (n)",
     ] {
@@ -693,6 +715,35 @@ async fn the_fresh_check_reads_all_that_the_snapshot_read() {
     assert!(check.referenced(&[&key]).await.is_ok());
     world.sql("ALTER TABLE images DETACH PARTITION p2").await;
     assert!(check.referenced(&[&key]).await.is_err());
+}
+
+/// A row comes into a partition, and that is detached, just before the first fresh check: when S3 is
+/// asked whether it compares ETags.
+#[tokio::test]
+async fn a_run_beside_which_a_partition_is_detached_deletes_nothing() {
+    let world = World::new().await;
+    world
+        .sql("DROP TABLE images; CREATE TABLE images (name text) PARTITION BY RANGE (name); CREATE TABLE p1 PARTITION OF images FOR VALUES FROM ('a') TO ('n'); CREATE TABLE p2 PARTITION OF images FOR VALUES FROM ('n') TO ('z')")
+        .await;
+    world.put_named(&["a.png", "b.png"], 48).await;
+    world.put("orphan.png", 48);
+    let url = world.database.url().to_owned();
+    world
+        .server
+        .on_request(Operation::DeleteObjects, move |_, record| {
+            let url = url.clone();
+            async move {
+                if record.nth == 1 {
+                    let mut other = PgConnection::connect(&url).await.expect("connected");
+                    let work = "INSERT INTO images VALUES ('orphan.png'); ALTER TABLE images DETACH PARTITION p2";
+                    other.execute(sqlx::raw_sql(work)).await.expect("worked");
+                }
+            }
+        });
+    let report = world.run(&[]).await;
+    let failure = failure(&report);
+    assert!(failure.contains("does not read p2 any more"), "{failure}");
+    assert_eq!(world.keys(), ["a.png", "b.png", "orphan.png"]);
 }
 
 /// A function's tables are locked by its statement, after that has taken its snapshot.
