@@ -146,6 +146,7 @@ mod tests {
         assert!(refused(ReferenceForm::Url, "a/b.png").contains("'a/b.png' is not an http"));
         for bad in [
             "ftp://cdn.example.com/a",
+            " https://cdn.example.com/a",
             "https:///a",
             "https://me@cdn.example.com/a",
             "https://cdn.example.com\\@h/a",

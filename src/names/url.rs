@@ -277,8 +277,8 @@ fn carried_paths(path: &str) -> Vec<String> {
         let pairs = query.split(['?', '#', '&']);
         let values = pairs.filter_map(|pair| pair.split_once('='));
         let values = values.map(|(_, value)| decoded_lossily(value));
-        let paths_in = values.filter(|value| value.contains(['/', '.']) && !value.contains("://"));
-        paths.extend(paths_in.map(|value| value.trim_start_matches('/').to_owned()));
+        let paths_in = values.filter(|value| value.contains(['/', '.']));
+        paths.extend(paths_in.map(Cow::into_owned));
     }
     let behind = |(at, mark): (usize, &str)| path[at + mark.len()..].split_once('/');
     let resized = path.match_indices("cdn-cgi/image/").next().and_then(behind);
@@ -620,10 +620,14 @@ mod tests {
             "https://avatars.example.net/x?a=https://other.example/&b=HTTPS://s3.amazonaws.com/pics/x%2Fa.png",
             "https://avatars.example.net/?url=https%253A%252F%252Fcdn.example.com%252Fx%252Fa.png",
             "https://avatars.example.net/?url=%2F%2Fcdn.example.com%2Fx%2Fa.png",
+            "https://avatars.example.net/https%3A//pics.s3.amazonaws.com/x/a.png",
+            "https://avatars.example.net/https%3a//pics.s3.amazonaws.com/x/a.png",
             "https://avatars.example.net/unsafe/80x80/cdn.example.com/x/a.png",
+            "https://avatars.example.net/?u=cdn.example.com/x/a.png",
             "https://cdn.example.com/_next/image?url=%2Fx%2Fa.png&w=64",
             "http://localhost:9000/pics/_next/image?url=/pics/x/a.png&w=64",
             "https://cdn.example.com/resize?w=64&key=x/a.png",
+            "http://localhost:9000/pics/resize?key=x/a.png#top",
             "https://cdn.example.com/cdn-cgi/image/width=80,fit=cover/x/a.png?v=2",
         ] {
             let read = rules(ReferenceForm::Url).widen(carrying).unwrap();
@@ -690,7 +694,16 @@ mod tests {
             "{read:?}"
         );
         assert!(refused(ReferenceForm::Url, &montage(70)).contains("holds several"));
+        // Only what may be a path: it stands with a slash or an ending.
+        let plain = "https://cdn.example.com/r?key=pony&w=64";
+        assert_eq!(keys(plain), ["r", "r?key=pony&w=64"]);
+        for path in ["x/pony", "pony.png"] {
+            let read = keys(&format!("https://cdn.example.com/r?key={path}"));
+            assert!(read.contains(&path.to_owned()), "{read:?}");
+        }
+        assert_eq!(keys("s3://pics/why?k=a.png"), ["why", "why?k=a.png"]);
         // What is not ours is nobody's concern there.
+        assert!(keys("https://avatars.example.net/mycdn.example.com/x/a.png").is_empty());
         assert!(keys("https://avatars.example.net/?u=https://other.example/a.png").is_empty());
         // No more of a signature than elsewhere.
         let signed =

@@ -55,7 +55,7 @@ impl Relations {
             return Ok(());
         }
         let names = format!(
-            "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class WHERE oid IN ({})",
+            "SELECT string_agg(oid::regclass::text, ', ' ORDER BY oid::regclass::text) FROM pg_class WHERE oid IN ({})",
             missing.join(", ")
         );
         let names: Option<String> =
