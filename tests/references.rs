@@ -468,6 +468,8 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
             CREATE LANGUAGE other HANDLER plpgsql_call_handler; \
             CREATE FUNCTION foreign_words() RETURNS SETOF text LANGUAGE other STABLE AS $$ BEGIN RETURN QUERY EXECUTE 'SELECT name::text FROM images'; END $$; \
             CREATE FUNCTION foreign_help(text) RETURNS text LANGUAGE other STABLE AS $$ BEGIN RETURN $1; END $$; \
+            CREATE FUNCTION is_good(text) RETURNS bool LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN true; EXCEPTION WHEN others THEN RETURN false; END $$; \
+            CREATE DOMAIN good_name AS text CHECK (is_good(VALUE)); \
             CREATE VIEW behind AS SELECT * FROM careful() AS t (name); \
             CREATE FUNCTION through() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name FROM behind; END $$; \
             CREATE VIEW held AS SELECT unnest(folded()) AS name; \
@@ -524,6 +526,8 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
         "SELECT * FROM \"Plain\"()",
         "SELECT name FROM images, (SELECT count(*) FROM images) AS n",
         "SELECT foreign_help(name) FROM images",
+        // A column may be called like a type.
+        "SELECT good_name FROM (SELECT name AS good_name FROM images) AS i",
         "SELECT odd.\"Careful\" FROM odd WHERE \"größe8\" <> 'watching()'",
     ] {
         let report = world.run(&[(Setting::References, query)]).await;
@@ -579,6 +583,14 @@ async fn what_is_called_as_an_attribute_an_operator_an_aggregate_or_a_cast_is_se
         (
             "SELECT (name::text::held_name).name FROM images",
             "to_held(text)",
+        ),
+        (
+            "SELECT (name::text:: \"public\".\"held_name\").name FROM images",
+            "to_held(text)",
+        ),
+        (
+            "SELECT name FROM images WHERE good_name (name) > ''",
+            "is_good(text)",
         ),
     ] {
         let report = world.run(&[(Setting::References, query)]).await;

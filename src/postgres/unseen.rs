@@ -26,13 +26,6 @@ const HIDDEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', 
 /// White space and comments, as a pattern. A comment ends where PL/pgSQL lets it end.
 const BLANK: &str = "([[:space:]]|--[^\n\r]*[\n\r]|/[*].*?[*]/)";
 
-/// The functions, among those that are called, of which this holds.
-fn which(called: &str, holds: &str) -> String {
-    format!(
-        "{called} SELECT string_agg(DISTINCT own.oid::regprocedure::text, ', ') FROM called JOIN own USING (oid) WHERE {holds}"
-    )
-}
-
 /// Those that handle exceptions: what fails in there (a right that is missing, `row_security = off`, a
 /// read-only transaction, a lock) yields fewer rows in silence, and the locks of what was read before end
 /// with it. What other languages catch cannot be told by a word, so it counts where they read.
@@ -83,6 +76,9 @@ fn says(body: &str) -> String {
     )
 }
 
+/// What may stand between the word for a cast and the type.
+const QUALIFIED: &str = "([[:space:]]|[[:alnum:]_$\"]*[.])*\"?";
+
 /// The functions that this query calls, and those that they name, as a table `called`; those of them
 /// that read rows, by themselves or by others, as `reading`; all as `own`.
 ///
@@ -115,10 +111,16 @@ fn called(query: &str, plan: &str) -> String {
                     WHERE place > 1 AND behind ~ '^{BLANK}*[(]')) \
                 OR position(folded IN lower(text)) > 0 \
                 OR EXISTS (SELECT FROM unnest(operators) AS o WHERE position(o IN text) > 0) \
-                OR EXISTS (SELECT FROM unnest(types) AS t WHERE position(lower(t) IN lower(text)) > 0) \
+                OR EXISTS (SELECT FROM unnest(types) AS t WHERE position(lower(t) IN lower(text)) > 0 AND {casts}) \
             UNION SELECT own.oid FROM called AS c JOIN own AS caller ON caller.oid = c.oid JOIN own ON {named}), \
         reading AS (SELECT own.oid FROM called JOIN own USING (oid) WHERE {READS} \
             UNION SELECT caller.oid FROM reading AS r JOIN own ON own.oid = r.oid JOIN (own AS caller JOIN called ON called.oid = caller.oid) ON {named})",
+        // (A column may be called like a type. What is no plain word counts wherever it stands.)
+        casts = format_args!(
+            "(t !~ '^[a-z0-9_$]+$' OR text ~* ('::{QUALIFIED}' || replace(t, '$', '[$]') || '([^[:alnum:]_$]|$)') \
+                OR text ~* ('[^[:alnum:]_$]as{BLANK}+{QUALIFIED}' || replace(t, '$', '[$]') || '\"?{BLANK}*([)]|[[])') \
+                OR text ~* ('(^|[^[:alnum:]_$])' || replace(t, '$', '[$]') || '\"?{BLANK}*[(]'))"
+        ),
         named = format_args!(
             "{} OR EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = caller.oid \
                 AND d.refclassid = 'pg_proc'::regclass AND d.refobjid = own.oid)",
@@ -161,30 +163,48 @@ pub(super) async fn refuse_unseen(
         return Err(DatabaseError::Query("names something by U&\"…\", so that nobody can tell here which functions it calls: write the name itself".to_owned()));
     }
     let plan = explain(connection, &query.select()).await?.to_string();
-    let called = called(query.text(), &plan);
-    let mut which = async |holds: &str, tried| -> Result<Option<String>, DatabaseError> {
-        first_column(connection, &which(&called, holds), tried).await
-    };
-    let others = which(ASKS_OTHERS, "look for functions that ask others").await?;
-    if others.is_some() || calls_dblink(&plan) || calls_dblink(query.text()) {
-        return Err(DatabaseError::Query("reads another database by dblink: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database".to_owned()));
+    if calls_dblink(&plan) || calls_dblink(query.text()) {
+        return Err(asks_others());
     }
-    if let Some(functions) = which(ENCODES, "look for functions that encode names").await? {
+    let suspects = [ASKS_OTHERS, ENCODES, &handles(), WAVERS].map(|holds| {
+        format!("string_agg(DISTINCT own.oid::regprocedure::text, ', ') FILTER (WHERE {holds})")
+    });
+    let suspects = format!(
+        "{} SELECT ARRAY[{}] FROM called JOIN own USING (oid)",
+        called(query.text(), &plan),
+        suspects.join(", ")
+    );
+    let suspects: Vec<Option<String>> = first_column(
+        connection,
+        &suspects,
+        "look for the functions that are called",
+    )
+    .await?;
+    let mut suspects = suspects.into_iter();
+    let mut next = || suspects.next().flatten();
+    if next().is_some() {
+        return Err(asks_others());
+    }
+    if let Some(functions) = next() {
         return Err(DatabaseError::Query(format!(
             "may call {functions}, which names something by U&\"…\", so that nobody can tell here which functions it calls: write the name itself"
         )));
     }
-    if let Some(functions) = which(&handles(), "look for functions that handle exceptions").await? {
+    if let Some(functions) = next() {
         return Err(DatabaseError::Query(format!(
             "may call {functions}, where exceptions are handled, or may be: what fails in there yields fewer rows in silence; let it fail, in SQL or PL/pgSQL without EXCEPTION, or read the tables without it"
         )));
     }
-    if let Some(functions) = which(WAVERS, "look for functions that are not STABLE").await? {
+    if let Some(functions) = next() {
         return Err(DatabaseError::Query(format!(
             "may call {functions}, which reads, by itself or by others, and is not STABLE: what it reads at another moment than the query it misses when a row moves meanwhile (every function is VOLATILE that says nothing else, and the planner may call an IMMUTABLE one); if it only reads, ALTER FUNCTION … STABLE"
         )));
     }
     Ok(())
+}
+
+fn asks_others() -> DatabaseError {
+    DatabaseError::Query("reads another database by dblink: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database".to_owned())
 }
 
 /// Whether any function of the extension dblink stands in a plan.
