@@ -71,6 +71,8 @@ pub enum ColumnKind {
 pub enum ReadBy {
     /// Not even its table.
     Nothing,
+    /// Not its table, unless a function of the query does, which could not be asked.
+    Unknown,
     /// Its table, whether or not this column.
     Table,
     /// This very column.
@@ -138,6 +140,8 @@ pub trait Columns {
 pub enum Forgotten {
     /// The query does not read the column.
     Column,
+    /// The query does not read the table, unless a function of it does.
+    Perhaps,
     /// It reads the table, but not this column or not these rows.
     InTable,
     /// It reads the column, but not these rows.
@@ -182,6 +186,10 @@ impl fmt::Display for Mention {
         )?;
         match self.forgotten {
             Forgotten::Column => write!(f, "which the references query does not read"),
+            Forgotten::Perhaps => write!(
+                f,
+                "which the references query does not read, unless a function of it does, which failed or took too long to be asked"
+            ),
             Forgotten::InTable => write!(
                 f,
                 "a column or rows that the references query leaves out of a table that it reads"
@@ -359,6 +367,7 @@ pub async fn discover(
                 }
                 _ if is_of_query => Forgotten::Spelling,
                 ReadBy::Nothing => Forgotten::Column,
+                ReadBy::Unknown => Forgotten::Perhaps,
                 ReadBy::Table => Forgotten::InTable,
                 ReadBy::Column => Forgotten::Rows,
             };

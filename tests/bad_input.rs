@@ -416,6 +416,26 @@ const MORE_THAN_READING: &[(&str, &str)] = &[
         "can write to 1 tables, public.images among them",
     ),
     (
+        "GRANT TRIGGER ON images TO it",
+        "can write to 1 tables, public.images among them",
+    ),
+    (
+        "CREATE VIEW all_images AS SELECT * FROM images; GRANT DELETE ON all_images TO it",
+        "can write to 1 tables, public.all_images among them",
+    ),
+    (
+        "CREATE FUNCTION own_one() RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION own_one() OWNER TO it",
+        "owns 1 functions, own_one() among them",
+    ),
+    (
+        "SELECT lo_create(4711); ALTER LARGE OBJECT 4711 OWNER TO it",
+        "can write to 1 large objects, 4711 among them",
+    ),
+    (
+        "SELECT lo_create(4712); GRANT UPDATE ON LARGE OBJECT 4712 TO it",
+        "can write to 1 large objects, 4712 among them",
+    ),
+    (
         "ALTER TABLE images OWNER TO it",
         "owns 1 tables, public.images among them",
     ),

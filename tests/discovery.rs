@@ -229,6 +229,16 @@ async fn rows_that_the_query_leaves_out_and_other_spellings_are_told_apart() {
             hint(&report)
         );
     }
+    // One that fails there, or takes too long, tells of nothing. (The run reads otherwise isolated.)
+    world
+        .sql("CREATE OR REPLACE FUNCTION living() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN IF current_setting('transaction_isolation') = 'read committed' THEN RAISE 'not now'; END IF; RETURN QUERY SELECT name::text FROM images WHERE deleted_at IS NULL; END $$")
+        .await;
+    let report = world.run(&[(Setting::References, "SELECT living()")]).await;
+    assert!(
+        hint(&report).contains("public.images.name, which the references query does not read, unless a function of it does, which failed or took too long"),
+        "{}",
+        hint(&report)
+    );
     world
         .sql("UPDATE images SET name = 'x', thumb = name WHERE deleted_at IS NOT NULL")
         .await;

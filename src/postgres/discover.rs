@@ -58,6 +58,8 @@ pub struct ColumnSearch {
     query: ReferencesQuery,
     /// The column that the query yields as it is: its table as SQL names it, and its name.
     origin: Option<(String, String)>,
+    /// Whether its functions could not be asked what they read.
+    has_unasked: bool,
     until: Instant,
 }
 
@@ -75,6 +77,7 @@ impl ColumnSearch {
             connection,
             query: query.clone(),
             origin: origin.map(|origin| (origin.table, origin.column)),
+            has_unasked: calls,
             until: Instant::now() + ALTOGETHER,
         };
         if calls {
@@ -84,7 +87,8 @@ impl ColumnSearch {
     }
 
     /// Has the functions of the query read, which locks what they read: that is how the tables
-    /// that the query reads are known. (To count rows alone would call no function that is STABLE.) One that takes too long is passed over.
+    /// that the query reads are known. (To count rows alone would call no function that is STABLE.)
+    /// One that fails or takes too long is passed over.
     async fn call(&mut self) -> Result<(), DatabaseError> {
         const TRIED: &str = "have the functions of the query read";
         if self.begin_statement(TRIED).await?.is_none() {
@@ -96,9 +100,12 @@ impl ColumnSearch {
         );
         match execute(&mut self.connection, all).await {
             // (To roll back would let go of the locks.)
-            Ok(()) => execute(&mut self.connection, "RELEASE SAVEPOINT search".to_owned())
-                .await
-                .map_err(statement(TRIED)),
+            Ok(()) => {
+                self.has_unasked = false;
+                execute(&mut self.connection, "RELEASE SAVEPOINT search".to_owned())
+                    .await
+                    .map_err(statement(TRIED))
+            }
             Err(sqlx::Error::Database(_)) => self.end_statement(TRIED).await,
             Err(error) => Err(statement(TRIED)(error)),
         }
@@ -134,7 +141,13 @@ impl ColumnSearch {
             .await
             .map_err(statement(TRIED))?;
         rows.iter()
-            .map(|row| column(row, origin, own.as_deref()))
+            .map(|row| {
+                let mut column = column(row, origin, own.as_deref())?;
+                if self.has_unasked && column.read_by == ReadBy::Nothing {
+                    column.read_by = ReadBy::Unknown;
+                }
+                Ok(column)
+            })
             .collect::<Result<_, _>>()
             .map_err(statement(TRIED))
     }

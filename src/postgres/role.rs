@@ -22,8 +22,13 @@ const MORE: &str = "WITH roles AS (SELECT r.oid, r.rolname, r.rolsuper, r.rolcre
     (SELECT format('owns %s tables, %s among them', count(*), min(name)) \
         FROM tables WHERE relkind IN ('r', 'p', 'm', 'v') AND relowner IN (SELECT oid FROM roles) HAVING count(*) > 0), \
     (SELECT format('can write to %s tables, %s among them', count(*), min(name)) FROM tables AS t \
-        WHERE relkind IN ('r', 'p') AND EXISTS (SELECT FROM roles AS r WHERE has_table_privilege(r.oid, t.oid, 'INSERT, UPDATE, DELETE, TRUNCATE') \
+        WHERE relkind IN ('r', 'p', 'v', 'f') AND EXISTS (SELECT FROM roles AS r WHERE has_table_privilege(r.oid, t.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER') \
             OR has_any_column_privilege(r.oid, t.oid, 'INSERT, UPDATE')) HAVING count(*) > 0), \
+    (SELECT format('owns %s functions, %s among them', count(*), min(oid::regprocedure::text)) \
+        FROM pg_proc WHERE proowner IN (SELECT oid FROM roles WHERE NOT rolsuper) HAVING count(*) > 0), \
+    (SELECT format('can write to %s large objects, %s among them', count(*), min(oid)) FROM pg_largeobject_metadata \
+        WHERE lomowner IN (SELECT oid FROM roles) OR EXISTS (SELECT FROM aclexplode(lomacl) AS a \
+            WHERE a.privilege_type = 'UPDATE' AND (a.grantee = 0 OR a.grantee IN (SELECT oid FROM roles))) HAVING count(*) > 0), \
     (SELECT format('can advance %s sequences, %s among them', count(*), min(name)) FROM tables AS t \
         WHERE EXISTS (SELECT FROM roles AS r WHERE CASE WHEN t.relkind = 'S' THEN has_sequence_privilege(r.oid, t.oid, 'USAGE, UPDATE') END) HAVING count(*) > 0), \
     (SELECT format('is a member of %s', string_agg(rolname, ', ' ORDER BY rolname)) FROM roles \
