@@ -211,6 +211,12 @@ impl Endpoint {
             ("GET", true) if query.has("location") => self.other("<LocationConstraint/>"),
             ("GET", true) => self.list(query),
             ("POST", true) if query.has("delete") => self.delete(body),
+            // Asked only whether it honours conditions, too: without this answer each object would be
+            // looked at before its batch.
+            ("DELETE", false) if is_probe(key.as_bytes()) => {
+                self.state().counts.others += 1;
+                error(StatusCode::PRECONDITION_FAILED, "PreconditionFailed")
+            }
             ("HEAD", true) => self.other(""),
             ("HEAD", false) => self.head(key),
             _ => error(StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
