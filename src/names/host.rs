@@ -44,14 +44,17 @@ impl Host {
 
     /// Where this host stands in a text that names it without a scheme, as a proxy's path may.
     pub(super) fn found_in(&self, text: &str) -> impl Iterator<Item = usize> {
-        let begins = |at: &usize| {
-            at.checked_sub(1)
-                .is_some_and(|before| matches!(text.as_bytes()[before], b'/' | b'='))
-        };
-        text.match_indices(self.host.as_str())
-            .map(|(at, _)| at)
-            .filter(begins)
+        found_in(&self.host, text)
     }
+}
+
+/// Where a host stands in a text that names it without a scheme.
+pub(super) fn found_in(host: &str, text: &str) -> impl Iterator<Item = usize> {
+    let begins = |at: &usize| {
+        at.checked_sub(1)
+            .is_some_and(|before| matches!(text.as_bytes()[before], b'/' | b'=' | b':'))
+    };
+    text.match_indices(host).map(|(at, _)| at).filter(begins)
 }
 
 /// What stands in a path behind this base, however the base is encoded there.

@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::error::{NameError, short, shown};
-use super::host::{Host, behind};
+use super::host::{Host, behind, found_in};
 use crate::key::{MAX_KEY_BYTES, ObjectKey};
 use crate::references::{Reference, ReferenceKind};
 
@@ -94,8 +94,14 @@ impl Addresses<'_> {
     /// stands for the bucket. Fails where they are too many to be read.
     fn carried(&self, name: &str, rest: &str) -> Result<BTreeSet<String>, NameError> {
         let is_encoded = ENCODED.iter().any(|encoded| rest.contains(encoded));
+        // (The bucket's own host, without what tells the region.)
+        let own = format!("{}.s3", self.bucket);
         let names = |host: &Host| host.found_in(rest).next().is_some();
-        if !is_encoded && !rest.contains("://") && !self.hosts.iter().any(names) {
+        if !is_encoded
+            && !rest.contains("://")
+            && found_in(&own, rest).next().is_none()
+            && !self.hosts.iter().any(names)
+        {
             return Ok(BTreeSet::new());
         }
         // Each value by itself, too: what it encodes may be what ends it.
@@ -117,6 +123,7 @@ impl Addresses<'_> {
         for text in texts {
             let whole = urls_in(text).into_iter().map(|at| ("", at));
             let hosts = self.hosts.iter().flat_map(|host| host.found_in(text));
+            let hosts = hosts.chain(found_in(&own, text));
             for (scheme, at) in whole.chain(hosts.map(|at| ("https://", at))) {
                 let end = text.floor_char_boundary(at.saturating_add(MAX_URL_BYTES));
                 urls.insert(format!("{scheme}{}", &text[at..end]));
@@ -195,7 +202,10 @@ impl Addresses<'_> {
     /// begins with no host that stands for the bucket.
     fn readings(&self, origin: Origin<'_>, path: &str) -> impl Iterator<Item = String> {
         let bare = path.find(TAIL).unwrap_or(path.len());
-        let in_text = path.match_indices(ends_in_text).take(MAX_ENDS_IN_TEXT);
+        let in_text = path.match_indices(ends_in_text);
+        // (In a query it is one of many.)
+        let in_text = in_text.filter(move |(end, mark)| *mark != "&" || *end < bare);
+        let in_text = in_text.take(MAX_ENDS_IN_TEXT);
         let ends = in_text.chain(path.match_indices(TAIL)).map(|(end, _)| end);
         let ends = ends.chain((bare < path.len()).then_some(path.len()));
         iter::once(bare)
@@ -363,7 +373,8 @@ fn ends_host_in_text(c: char) -> bool {
 
 /// What ends a URL in the text that holds it, and may belong to a key as well.
 fn ends_in_text(c: char) -> bool {
-    separates(c) || matches!(c, '<' | '>' | ')' | ']' | '}')
+    // (The last of them begin what image servers put behind a key: a style, a size, a format.)
+    separates(c) || matches!(c, '<' | '>' | ')' | ']' | '}' | '&' | '!' | '@' | ':')
 }
 
 /// What stands behind so much names no key, however many dot segments and slashes are left out.
@@ -429,7 +440,21 @@ fn keys_of(raw: &str) -> Vec<Cow<'_, str>> {
         keys.extend(once.into_iter().chain(twice).map(Cow::from));
     }
     keys.push(raw.into());
+    // What was encoded with the key by mistake.
+    let bare: Vec<String> = keys
+        .iter()
+        .map(|key| (key, key.split(TAIL).next().unwrap_or_default()))
+        .map(|(key, bare)| (key, bare.trim_matches(is_stray)))
+        .filter(|(key, bare)| bare.len() < key.len())
+        .map(|(_, bare)| bare.to_owned())
+        .collect();
+    keys.extend(bare.into_iter().map(Cow::from));
     keys
+}
+
+/// What may stand before or behind a key in a URL that was put together carelessly.
+fn is_stray(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || "\"'.\\\u{200b}\u{feff}".contains(c)
 }
 
 /// What a name means, as far as it has been read.
@@ -605,6 +630,18 @@ mod tests {
             "https://cdn.example.com/a.png,b.png",
             "https://cdn.example.com/a.png\" alt=\"A\">",
             "https://cdn.example.com/a.png)",
+            "https://cdn.example.com/a.png!thumb",
+            "https://cdn.example.com/a.png:large",
+            "https://cdn.example.com/a.png@100w.jpg",
+            "https://cdn.example.com/a.png&w=3",
+            "https://cdn.example.com/a.png\\",
+            "https://cdn.example.com/a.png.",
+            "https://cdn.example.com/a.png%0A",
+            "https://cdn.example.com/%20a.png%20",
+            "https://cdn.example.com/a.png%E2%80%8B",
+            "https://cdn.example.com/a.png%22",
+            "https://cdn.example.com/a.png%3Fv=2",
+            "https://cdn.example.com/a.png%2523x",
         ] {
             assert!(keys(one).contains(&"a.png".to_owned()), "{one}");
         }
@@ -624,6 +661,11 @@ mod tests {
             "https://avatars.example.net/https%3a//pics.s3.amazonaws.com/x/a.png",
             "https://avatars.example.net/unsafe/80x80/cdn.example.com/x/a.png",
             "https://avatars.example.net/?u=cdn.example.com/x/a.png",
+            "https://avatars.example.net/?u=ssl:cdn.example.com/x/a.png",
+            "https://avatars.example.net/pics.s3.amazonaws.com/x/a.png?w=300",
+            "https://avatars.example.net/?u=%2F%2Fpics.s3.amazonaws.com%2Fx%2Fa.png",
+            "https://avatars.example.net/insecure/rs:fit:300:300/plain/s3://pics/x/a.png@webp",
+            "https://avatars.example.net/plain/https://cdn.example.com/x/a.png@webp",
             "https://cdn.example.com/_next/image?url=%2Fx%2Fa.png&w=64",
             "http://localhost:9000/pics/_next/image?url=/pics/x/a.png&w=64",
             "https://cdn.example.com/resize?w=64&key=x/a.png",
