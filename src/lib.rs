@@ -8,8 +8,8 @@
 //! 1. A referenced image is never deleted. Every input error, truncated page, broken order,
 //!    unreadable row or snapshot that may have lost rows means zero deletions.
 //! 2. An object is deleted only if it is older than the grace period, absent from a complete
-//!    snapshot of the references, absent again from a fresh check of the primary made just
-//!    before its batch, and still carries the ETag that it was listed with. (The same bytes
+//!    snapshot of the references, absent again from a fresh check of the primary made
+//!    at most 60 s before its batch is sent (mostly milliseconds), and still carries the ETag that it was listed with. (The same bytes
 //!    uploaded again keep their ETag. So when more than 60 s have passed since the listing
 //!    began, the object's age is read again before its batch.)
 //! 3. The cutoff (`now - grace`) is fixed once, when the run starts; `now` is the lower of the
@@ -46,7 +46,7 @@
 //! | 1 to 9 | `tests/simulation`: 20,000 histories of faults, crashes and people, an oracle at each deletion |
 //!
 //! What is left, and all that the simulation finds: an application that points a *new* row at
-//! an *old* key, between the fresh check and the deletion some milliseconds later, loses that
+//! an *old* key, between the fresh check and the deletion some milliseconds later (up to a minute where S3 asks to slow down), loses that
 //! object; and one that uploads the *same bytes* to an old key again, between its page and the
 //! deletion less than a minute later. Never reuse keys, and keep versions: then
 //! [`recheck`](mod@recheck) notices it after the sweep, and [`restore`](mod@restore) brings it

@@ -613,7 +613,7 @@ async fn a_volatile_function_that_reads_ends_the_run() {
             CREATE FUNCTION atomic() RETURNS SETOF text BEGIN ATOMIC SELECT name::text FROM images; END; \
             CREATE FUNCTION one() RETURNS text[] LANGUAGE sql STABLE AS 'SELECT array_agg(name::text) FROM images'; \
             CREATE FUNCTION two_reads() RETURNS text[] LANGUAGE plpgsql AS $$ DECLARE a text[]; b text[]; BEGIN a := one(); b := one(); RETURN a || b; END $$; \
-            CREATE FUNCTION volatile_help(t text) RETURNS text LANGUAGE sql AS 'SELECT btrim(substring($1 from 2))'; \
+            CREATE FUNCTION volatile_help(t text) RETURNS text LANGUAGE sql AS 'SELECT btrim(substring($1 from 2)) WHERE $1 IS DISTINCT FROM NULL'; \
             CREATE FUNCTION folded_names() RETURNS text[] LANGUAGE sql IMMUTABLE AS 'SELECT array_agg(name::text) FROM images'; \
             CREATE FUNCTION extended_names() RETURNS text[] LANGUAGE sql IMMUTABLE AS 'SELECT array_agg(name::text) FROM images'; \
             ALTER EXTENSION plpgsql ADD FUNCTION extended_names(); \

@@ -48,11 +48,12 @@ impl Host {
     }
 }
 
-/// Where a host stands in a text that names it without a scheme.
+/// Where a host stands in a text, in lower case, that names it without a scheme. What stands before it
+/// belongs to no host.
 pub(super) fn found_in(host: &str, text: &str) -> impl Iterator<Item = usize> {
     let begins = |at: &usize| {
         at.checked_sub(1)
-            .is_some_and(|before| matches!(text.as_bytes()[before], b'/' | b'=' | b':'))
+            .is_some_and(|before| !matches!(text.as_bytes()[before], b'.' | b'-' | b'_' | b'a'..=b'z' | b'0'..=b'9' | 128..))
     };
     text.match_indices(host).map(|(at, _)| at).filter(begins)
 }

@@ -48,16 +48,10 @@ impl Addresses<'_> {
             for raw in iter::once(raw).chain(readings) {
                 meant.add(&raw)?;
             }
-            let of_web = matches!(origin, Origin::Web(_));
-            for inner in of_web.then(|| carried_paths(path)).into_iter().flatten() {
-                meant.add(&inner)?;
-                for raw in self.readings(origin, &inner) {
-                    meant.add(&raw)?;
-                }
-            }
         } else {
             self.not_ours(name, &host, origin, path)?;
         }
+        self.add_carried_paths(&mut meant, origin, path, is_ours)?;
         for inner in self.carried(name, rest)? {
             self.add_carried(&mut meant, &inner, is_ours)?;
         }
@@ -96,10 +90,11 @@ impl Addresses<'_> {
         let is_encoded = ENCODED.iter().any(|encoded| rest.contains(encoded));
         // (The bucket's own host, without what tells the region.)
         let own = format!("{}.s3", self.bucket);
-        let names = |host: &Host| host.found_in(rest).next().is_some();
+        let lower = rest.to_ascii_lowercase();
+        let names = |host: &Host| host.found_in(&lower).next().is_some();
         if !is_encoded
             && !rest.contains("://")
-            && found_in(&own, rest).next().is_none()
+            && found_in(&own, &lower).next().is_none()
             && !self.hosts.iter().any(names)
         {
             return Ok(BTreeSet::new());
@@ -122,8 +117,9 @@ impl Addresses<'_> {
         let mut urls = BTreeSet::new();
         for text in texts {
             let whole = urls_in(text).into_iter().map(|at| ("", at));
-            let hosts = self.hosts.iter().flat_map(|host| host.found_in(text));
-            let hosts = hosts.chain(found_in(&own, text));
+            let lower = text.to_ascii_lowercase();
+            let hosts = self.hosts.iter().flat_map(|host| host.found_in(&lower));
+            let hosts = hosts.chain(found_in(&own, &lower));
             for (scheme, at) in whole.chain(hosts.map(|at| ("https://", at))) {
                 let end = text.floor_char_boundary(at.saturating_add(MAX_URL_BYTES));
                 urls.insert(format!("{scheme}{}", &text[at..end]));
@@ -158,11 +154,35 @@ impl Addresses<'_> {
             return Ok(());
         };
         let mut readings = self.readings(origin, path).peekable();
-        if must_be_known && readings.peek().is_none() {
-            return self.not_ours(url, &host, origin, path);
+        let is_ours = readings.peek().is_some();
+        if must_be_known && !is_ours {
+            self.not_ours(url, &host, origin, path)?;
         }
         for raw in readings {
             meant.add(&raw)?;
+        }
+        self.add_carried_paths(meant, origin, path, is_ours)
+    }
+
+    /// What the paths protect that a path of a host carries, where they stand on that same host; of
+    /// one of ours as keys, too.
+    fn add_carried_paths(
+        &self,
+        meant: &mut Meant<'_>,
+        origin: Origin<'_>,
+        path: &str,
+        is_ours: bool,
+    ) -> Result<(), NameError> {
+        if matches!(origin, Origin::Bucket(_)) {
+            return Ok(());
+        }
+        for inner in carried_paths(path) {
+            if is_ours {
+                meant.add(&inner)?;
+            }
+            for raw in self.readings(origin, &inner) {
+                meant.add(&raw)?;
+            }
         }
         Ok(())
     }
@@ -278,7 +298,7 @@ fn holds_several(name: &str) -> bool {
     urls.any(|at| name[..at].trim_start().ends_with(separates)) || before_commas.any(is_described)
 }
 
-/// The paths that a path of ours carries, as a resizer asks for what stands on its own host:
+/// The paths that a path carries, as a resizer asks for what stands on its own host:
 /// in a value of its query, or behind `cdn-cgi/image/OPTIONS/`
 /// (<https://developers.cloudflare.com/images/transform-images/transform-via-url/>).
 fn carried_paths(path: &str) -> Vec<String> {
@@ -390,7 +410,7 @@ const MAX_CARRIED: usize = 64;
 const MAX_READINGS: usize = 4_096;
 
 /// So many ends of a URL in a text are tried: the first is the one, but for keys that hold such.
-const MAX_ENDS_IN_TEXT: usize = 8;
+const MAX_ENDS_IN_TEXT: usize = 32;
 
 /// A key that begins with a mark, and has each of its other bytes encoded.
 const MAX_TAIL_BYTES: usize = 1 + 3 * (MAX_KEY_BYTES - 1);
@@ -666,6 +686,10 @@ mod tests {
             "https://avatars.example.net/?u=%2F%2Fpics.s3.amazonaws.com%2Fx%2Fa.png",
             "https://avatars.example.net/insecure/rs:fit:300:300/plain/s3://pics/x/a.png@webp",
             "https://avatars.example.net/plain/https://cdn.example.com/x/a.png@webp",
+            "https://avatars.example.net/CDN.Example.com/x/a.png",
+            "https://avatars.example.net/filters:watermark(cdn.example.com/x/a.png,-10,50)/1.png",
+            "https://avatars.example.net/https%3A%2F%2Fcdn.example.com%2F_next%2Fimage%3Furl%3D%252Fx%252Fa.png%26w%3D64",
+            "https://avatars.example.net/https://cdn.example.com/cdn-cgi/image/w=80/x/a.png",
             "https://cdn.example.com/_next/image?url=%2Fx%2Fa.png&w=64",
             "http://localhost:9000/pics/_next/image?url=/pics/x/a.png&w=64",
             "https://cdn.example.com/resize?w=64&key=x/a.png",
@@ -682,6 +706,10 @@ mod tests {
                 "{carrying}"
             );
         }
+    }
+
+    #[test]
+    fn what_a_url_of_ours_carries_must_be_known_and_no_more_than_can_be_read() {
         // Our own server may fetch it from a host that is ours, too.
         let unknown = "https://cdn.example.com/width=80/https://origin.example.org/x/a.png";
         let error = refused(ReferenceForm::Url, unknown);
@@ -705,6 +733,10 @@ mod tests {
         ] {
             assert!(keys(foreign).contains(&"b.png".to_owned()), "{foreign}");
         }
+    }
+
+    #[test]
+    fn each_value_of_a_query_is_read_by_itself() {
         // What is encoded may hold what ends a value, and stand beside what is no text.
         for (name, key) in [
             (
@@ -736,6 +768,27 @@ mod tests {
             "{read:?}"
         );
         assert!(refused(ReferenceForm::Url, &montage(70)).contains("holds several"));
+        // A path of a host of which only a part is ours.
+        let partly = NameRules {
+            hosts: vec![Host::new("www.example.com/m").unwrap()],
+            foreign_hosts: vec![Host::new("www.example.com").unwrap()],
+            ..rules(ReferenceForm::Url)
+        };
+        for (name, expected) in [
+            (
+                "https://www.example.com/_next/image?url=%2Fm%2Fx%2Fa.png",
+                true,
+            ),
+            ("https://www.example.com/cdn-cgi/image/w=80/m/x/a.png", true),
+            ("https://www.example.com/_next/image?url=x/a.png", false),
+        ] {
+            let read = partly.widen(name).unwrap();
+            let named = read.iter().any(|one| one.key.as_str() == "x/a.png");
+            assert_eq!(named, expected, "{name}");
+        }
+        // However many blanks stand in it.
+        let blanks = "https://cdn.example.com/a b c d e f g h i j k.png 2x";
+        assert!(keys(blanks).contains(&"a b c d e f g h i j k.png".to_owned()));
         // Only what may be a path: it stands with a slash or an ending.
         let plain = "https://cdn.example.com/r?key=pony&w=64";
         assert_eq!(keys(plain), ["r", "r?key=pony&w=64"]);

@@ -51,9 +51,9 @@ const ENCODES: &str = "own.prosrc ~* 'u&\"'";
 const ASKS_OTHERS: &str = "own.prosrc ~* 'dblink'";
 
 /// Whether a body reads rows, as far as its words tell. (That of a `BEGIN ATOMIC` is not there.) `FROM`
-/// is a word of some functions, too.
+/// is a word of some functions and of a comparison, too.
 const READS: &str = "own.lanname NOT IN ('c', 'internal') AND (own.prosrc = '' \
-    OR regexp_replace(own.prosrc, '(substring|trim|extract|overlay)[[:space:]]*[(][^()]*[)]', '', 'gi') ~* '(^|[^[:alnum:]_])(table|from|execute)([^[:alnum:]_]|$)')";
+    OR regexp_replace(own.prosrc, '(substring|trim|extract|overlay)[[:space:]]*[(][^()]*[)]|distinct[[:space:]]+from', '', 'gi') ~* '(^|[^[:alnum:]_])(table|from|execute)([^[:alnum:]_]|$)')";
 
 /// Whether the query calls functions that read rows: what they read is locked, and so known, only
 /// once they have run.
@@ -197,7 +197,7 @@ pub(super) async fn refuse_unseen(
     }
     if let Some(functions) = next() {
         return Err(DatabaseError::Query(format!(
-            "may call {functions}, which reads, by itself or by others, and is not STABLE: what it reads at another moment than the query it misses when a row moves meanwhile (every function is VOLATILE that says nothing else, and the planner may call an IMMUTABLE one); if it only reads, ALTER FUNCTION … STABLE"
+            "may call {functions}, which reads, by itself or by others, and is not STABLE: what it reads at another moment than the query it misses when a row moves meanwhile (every function is VOLATILE that says nothing else, and the planner may call an IMMUTABLE one); if it only reads, and no index uses it, ALTER FUNCTION … STABLE"
         )));
     }
     Ok(())
