@@ -2,8 +2,9 @@
 //!
 //! For each window of batches, in this order: the ages are read again if the listing is old,
 //! the primary is asked once more, the batches are sent on the condition of each object's
-//! entity tag, and what became of every orphan is written down. Nothing is sent on the word
-//! of a check or a listing that is older than a minute.
+//! entity tag, and what became of every orphan is written down. Where a request waits, or is sent
+//! again, the primary is asked again before it. Nothing is sent on the word of a listing, or a
+//! look, that is older than a minute.
 //!
 //! Some windows are under way at once, so that the database, S3 and the ledger do not wait for
 //! each other. Each rests on a check of its own, and what goes wrong in one halts them all.
@@ -44,7 +45,8 @@ const CLOCKS_VARY: SignedDuration = SignedDuration::from_secs(5);
 /// Less than this may be a clock that is set right now and then.
 const LEAST_SLEEP: SignedDuration = SignedDuration::from_secs(5);
 
-/// The longest time between a fresh check and a deletion that rests on it.
+/// The longest time between a fresh check and a deletion that rests on it. (Mostly it is
+/// milliseconds, and a second where the check itself takes no longer.)
 pub const MAX_CHECK_AGE: Duration = Duration::from_mins(1);
 
 /// A batch that spares more keys than this, which is more than 1 % of the largest one, says
@@ -69,9 +71,9 @@ pub enum SweepError {
         /// One of them.
         example: ObjectKey,
     },
-    /// Looks or requests took so long that the check, or the listing, is no longer fresh.
+    /// Looks or requests took so long that the listing is no longer fresh.
     #[error(
-        "the requests behind one fresh check took longer than 60 s, or the machine slept, and the rest was not sent; raise --concurrency"
+        "more than 60 s passed since the objects were listed or looked at, or the machine slept, and the rest was not sent; raise --concurrency"
     )]
     Stale,
     /// The ledger could not be written.
@@ -186,6 +188,8 @@ struct Course<'run, D, C, R> {
     hands: Hands<'run, D, C, R>,
     pace: Pace,
     throttle: Throttle,
+    /// Held by who asks the database again where each question reads all names.
+    asking: tokio::sync::Mutex<()>,
     stop: &'run Stop,
     /// Set by what goes wrong in one window: no other sends anything more.
     halted: AtomicBool,
@@ -245,6 +249,7 @@ pub async fn sweep<D: Delete + Sync, C: FreshCheck, R: Record + Sync>(
         hands,
         pace,
         throttle: Throttle::new(throttle::DELETIONS),
+        asking: tokio::sync::Mutex::default(),
         stop,
         halted: AtomicBool::new(false),
     };

@@ -6,9 +6,10 @@ use futures::stream::{self, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::{Course, SweepError};
+use super::window::{ask_again, if_snapshot_wrong};
+use super::{Course, MAX_CHECK_AGE, SweepError};
 use crate::guards::Versioning;
-use crate::hands::{BatchFault, Current, Delete};
+use crate::hands::{BatchFault, Current, Delete, FreshCheck};
 use crate::object::{Orphan, Outcome, SparedBy};
 use crate::reconcile::{BatchAnswer, Word, did_nothing, reconcile};
 
@@ -23,11 +24,71 @@ pub(super) fn fits_in_xml(key: &str) -> bool {
 /// Sends the requests of one batch and settles what they leave open.
 pub(super) struct Sender<'window, 'run, D, C, R> {
     pub(super) course: &'window Course<'run, D, C, R>,
-    /// When the fresh check, or the listing, is a minute old.
-    pub(super) fresh_until: Instant,
+    /// When the listing, or the look in its place, is a minute old.
+    pub(super) listing_fresh_until: Instant,
     /// How long the machine may have slept since the run began: as long as when the window
     /// began, or it slept behind the fresh check.
     pub(super) awake_while: SignedDuration,
+}
+
+/// When a fresh check of some orphans was made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Checked {
+    /// When it was asked for: what was committed since it may not have seen.
+    pub(super) at: Instant,
+    /// When it was answered.
+    pub(super) answered: Instant,
+}
+
+impl Checked {
+    /// Whether the database is to be asked again before the next request: not more often than it
+    /// can answer.
+    fn is_old(self) -> bool {
+        self.answered.elapsed() > RECENT.max(self.answered - self.at)
+            || self.at.elapsed() > MAX_CHECK_AGE
+    }
+}
+
+/// How old a check may be without being made again, in any case.
+const RECENT: Duration = Duration::from_secs(1);
+
+/// What is known before a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before {
+    pub(super) checked: Checked,
+    /// S3's time before the first of the earlier requests that may have been carried out, or not.
+    pub(super) may_have_acted_since: Option<Timestamp>,
+}
+
+impl From<Checked> for Before {
+    fn from(checked: Checked) -> Self {
+        Self {
+            checked,
+            may_have_acted_since: None,
+        }
+    }
+}
+
+/// Those whose outcome is open.
+fn undecided<'window>(
+    orphans: &'window mut [&mut (Orphan, Outcome)],
+) -> impl Iterator<Item = &'window mut (Orphan, Outcome)> {
+    let open = |settled: &&'window mut (Orphan, Outcome)| settled.1 == Outcome::Deferred;
+    orphans
+        .iter_mut()
+        .map(|settled| &mut **settled)
+        .filter(open)
+}
+
+/// What came of asking for some orphans.
+struct Asked {
+    /// Those that are still to be settled.
+    asked: Vec<Orphan>,
+    /// S3's time before the first request that may have acted.
+    sent_at: Timestamp,
+    answer: Result<BatchAnswer, BatchFault>,
+    /// What ended it before its time.
+    ended: Result<(), SweepError>,
 }
 
 const PASSED_ON: &str = "what asked to come again later may have passed the request on";
@@ -35,31 +96,44 @@ const PASSED_ON: &str = "what asked to come again later may have passed the requ
 /// How often a throttled batch is sent again, at most.
 const MAX_ATTEMPTS: u32 = 8;
 
-impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
+impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
     /// Sends the orphans, in one request where S3 can read it, in halves where it cannot.
     pub(super) async fn send(
         &self,
         orphans: &mut [&mut (Orphan, Outcome)],
+        checked: Checked,
     ) -> Result<(), SweepError> {
-        self.send_after(orphans, false).await
+        self.send_after(orphans, checked.into()).await
     }
 
-    /// Sends them where an earlier request for the same may have been carried out, or not.
+    /// Sends those of them that are still to be deleted.
     async fn send_after(
         &self,
         orphans: &mut [&mut (Orphan, Outcome)],
-        mut may_have_acted: bool,
+        mut before: Before,
     ) -> Result<(), SweepError> {
         if orphans.is_empty() || !self.turn(orphans.len()).await || self.course.halted() {
+            return Ok(());
+        }
+        let Some(asked) = self.check_if_old(orphans, &mut before).await? else {
+            return Ok(());
+        };
+        if asked.is_empty() {
             return Ok(());
         }
         // Halves and single keys follow each other, and each may have taken its time.
         if !self.is_fresh() {
             return Err(SweepError::Stale);
         }
-        let asked: Vec<Orphan> = orphans.iter().map(|(orphan, _)| orphan.clone()).collect();
-        let sent_at = self.course.judged.now();
-        let words = match self.ask(&asked, &mut may_have_acted).await {
+        let Asked {
+            asked,
+            sent_at,
+            answer,
+            ended,
+        } = self.ask(asked, orphans, &mut before).await;
+        let may_have_acted = before.may_have_acted_since.is_some();
+        let mut orphans: Vec<&mut (Orphan, Outcome)> = undecided(orphans).collect();
+        let words = match answer {
             Ok(answer) => {
                 let mut words = reconcile(&asked, answer);
                 // What it says of the rest may be an echo of what was done before.
@@ -72,11 +146,11 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
             }
             Err(BatchFault::Unreadable { .. }) if asked.len() > 1 => {
                 let (left, right) = orphans.split_at_mut(asked.len() / 2);
-                Box::pin(self.send_after(left, may_have_acted)).await?;
+                Box::pin(self.send_after(left, before)).await?;
                 if self.course.stop.requested() {
                     return Ok(());
                 }
-                return Box::pin(self.send_after(right, may_have_acted)).await;
+                return Box::pin(self.send_after(right, before)).await;
             }
             Err(BatchFault::Throttled { code }) => {
                 let failed = if may_have_acted {
@@ -123,7 +197,8 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
                 ]
             }
         };
-        stream::iter(orphans.iter_mut().zip(words))
+        let settled = orphans.iter_mut().zip(words);
+        stream::iter(settled)
             .for_each_concurrent(
                 self.course.pace.looks_at_once.max(1),
                 async |(settled, word)| {
@@ -131,72 +206,146 @@ impl<D: Delete + Sync, C, R> Sender<'_, '_, D, C, R> {
                 },
             )
             .await;
-        Ok(())
+        ended
     }
 
-    /// Whether the fresh check and the listing may still be rested on.
+    /// The orphans that may be asked for now: where the last fresh check is no longer recent, those
+    /// that no row names by now. `None` where the run is to stop first.
+    pub(super) async fn check_if_old(
+        &self,
+        orphans: &mut [&mut (Orphan, Outcome)],
+        before: &mut Before,
+    ) -> Result<Option<Vec<Orphan>>, SweepError> {
+        if before.checked.is_old() {
+            let check = self.course.hands.check;
+            // Others wait for the same: where each reads every name there is, one after the
+            // other.
+            let asking = async {
+                let _turn = match check.asks_many_at_once() {
+                    true => None,
+                    false => Some(self.course.asking.lock().await),
+                };
+                ask_again(check, undecided(orphans).collect()).await
+            };
+            before.checked = tokio::select! {
+                biased;
+                checked = asking => checked?,
+                () = self.course.stop.wait() => return Ok(None),
+            };
+            if_snapshot_wrong(orphans.iter().map(|settled| &**settled))?;
+        }
+        // Nobody knows whether what is named by now was deleted before it was.
+        if let Some(since) = before.may_have_acted_since {
+            for settled in orphans.iter_mut() {
+                if settled.1 == Outcome::Spared(SparedBy::Check) {
+                    let word = Word::Silent { reason: PASSED_ON };
+                    settled.1 = self.settle(&settled.0, word, since).await;
+                }
+            }
+        }
+        let left = undecided(orphans).map(|(orphan, _)| orphan.clone());
+        Ok(Some(left.collect()))
+    }
+
+    /// Whether the listing, or the look in its place, may still be rested on, and no check lies
+    /// behind a sleep.
     fn is_fresh(&self) -> bool {
         let slept = self.course.judged.slept(self.course.hands.clock);
-        Instant::now() <= self.fresh_until && slept <= self.awake_while
+        Instant::now() <= self.listing_fresh_until && slept <= self.awake_while
     }
 
     /// Waits until so many keys may be sent; says no when that would be too late, or when the
     /// run is to stop first. What S3 takes at once waits for nothing, not even for a stop.
     async fn turn(&self, keys: usize) -> bool {
+        let until = self.listing_fresh_until;
         tokio::select! {
             biased;
-            turn = self.course.throttle.turn_until(keys, self.fresh_until) => turn,
+            turn = self.course.throttle.turn_until(keys, until) => turn,
             () = self.course.stop.wait() => false,
         }
     }
 
-    /// One request, sent again only when S3 said that it did nothing, and only as long as
-    /// the fresh check and the listing are fresh. What says so in its place may have passed a
+    /// One request, sent again only when S3 said that it did nothing, behind a recent check, and only
+    /// as long as the listing is fresh. What says so in its place may have passed a
     /// request on.
     async fn ask(
         &self,
-        asked: &[Orphan],
-        may_have_acted: &mut bool,
-    ) -> Result<BatchAnswer, BatchFault> {
+        mut asked: Vec<Orphan>,
+        orphans: &mut [&mut (Orphan, Outcome)],
+        before: &mut Before,
+    ) -> Asked {
         let mut attempt = 0;
         loop {
-            let alone = matches!(asked, [one] if !fits_in_xml(one.key.as_str()));
-            let mut answer = if alone {
-                self.course.hands.delete.delete_alone(&asked[0]).await
-            } else {
-                self.course.hands.delete.delete_batch(asked).await
-            };
-            if let (Err(BatchFault::Unreadable { .. }), [one], false) = (&answer, asked, alone)
-                && self.is_fresh()
-                && !self.course.halted()
-            {
-                answer = self.course.hands.delete.delete_alone(one).await;
-            }
+            let sent_at = self.course.judged.now();
+            let answer = self.request(&asked).await;
+            let mut ended = Ok(());
             attempt += 1;
-            let pause = Duration::from_millis(100) * 2_u32.pow(attempt.min(6));
-            match answer {
-                Err(BatchFault::Throttled { code }) => {
-                    self.course.throttle.refused(asked.len());
-                    *may_have_acted |= !did_nothing(&code);
-                    let again = attempt < MAX_ATTEMPTS && !self.course.stop.requested();
-                    if again {
-                        tokio::time::sleep(pause).await;
-                    }
-                    if !again
-                        || !self.turn(asked.len()).await
-                        || self.course.halted()
-                        || !self.is_fresh()
-                    {
-                        return Err(BatchFault::Throttled { code });
-                    }
+            if let Err(BatchFault::Throttled { code }) = &answer {
+                self.course.throttle.refused(asked.len());
+                if !did_nothing(code) {
+                    before.may_have_acted_since.get_or_insert(sent_at);
                 }
-                Ok(answer) => {
-                    self.course.throttle.taken(asked.len());
-                    return Ok(answer);
+                match self.come_again(attempt, &asked, orphans, before).await {
+                    Ok(Some(left)) if !left.is_empty() => {
+                        asked = left;
+                        continue;
+                    }
+                    Ok(_) => {}
+                    Err(error) => ended = Err(error),
                 }
-                fault => return fault,
+            } else if answer.is_ok() {
+                self.course.throttle.taken(asked.len());
             }
+            // (The check may have settled some since.)
+            asked = undecided(orphans)
+                .map(|(orphan, _)| orphan.clone())
+                .collect();
+            return Asked {
+                asked,
+                sent_at: before.may_have_acted_since.unwrap_or(sent_at),
+                answer,
+                ended,
+            };
         }
+    }
+
+    /// The request itself; for what no batch can carry, alone.
+    async fn request(&self, asked: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
+        let delete = self.course.hands.delete;
+        let alone = matches!(asked, [one] if !fits_in_xml(one.key.as_str()));
+        let answer = if alone {
+            delete.delete_alone(&asked[0]).await
+        } else {
+            delete.delete_batch(asked).await
+        };
+        match (&answer, asked) {
+            (Err(BatchFault::Unreadable { .. }), [one])
+                if !alone && self.is_fresh() && !self.course.halted() =>
+            {
+                delete.delete_alone(one).await
+            }
+            _ => answer,
+        }
+    }
+
+    /// What of a throttled batch is to be sent again, when it may be; `None` where it is not to be.
+    async fn come_again(
+        &self,
+        attempt: u32,
+        asked: &[Orphan],
+        orphans: &mut [&mut (Orphan, Outcome)],
+        before: &mut Before,
+    ) -> Result<Option<Vec<Orphan>>, SweepError> {
+        if attempt >= MAX_ATTEMPTS || self.course.stop.requested() {
+            return Ok(None);
+        }
+        tokio::time::sleep(Duration::from_millis(100) * 2_u32.pow(attempt.min(6))).await;
+        if !self.turn(asked.len()).await || self.course.halted() {
+            return Ok(None);
+        }
+        let left = self.check_if_old(orphans, before).await?;
+        // (The check takes its time, too.)
+        Ok(left.filter(|_| self.is_fresh() && !self.course.halted()))
     }
 
     /// What became of the orphan, after a look at it where the answer left that open.

@@ -6,7 +6,7 @@ use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
-use super::send::{Sender, fits_in_xml};
+use super::send::{Before, Checked, Sender, fits_in_xml};
 use super::{
     Course, LEAST_SLEEP, MAX_CHECK_AGE, MAX_LISTING_AGE, MAX_SPARED, SweepError, SweepReport,
 };
@@ -119,10 +119,14 @@ impl Window {
         let listing_fresh_until = is_listing_fresh.unwrap_or(began + MAX_LISTING_AGE);
         let sender = Sender {
             course,
-            fresh_until: listing_fresh_until.min(checked_at + MAX_CHECK_AGE),
+            listing_fresh_until,
             awake_while: slept + LEAST_SLEEP,
         };
-        let ended = self.delete(&sender).await;
+        let checked = Checked {
+            at: checked_at,
+            answered: sent_at,
+        };
+        let ended = self.delete(&sender, checked).await;
         tracing::debug!(
             batch = self.first,
             batches = self.batches.len(),
@@ -163,42 +167,17 @@ impl Window {
     }
 
     async fn check_again(&mut self, check: &impl FreshCheck) -> Result<(), SweepError> {
-        let keys: Vec<&ObjectKey> = self.undecided().map(|orphan| &orphan.key).collect();
-        // What the check saw must still be fresh when the batches are sent; and a database
-        // that never answers must not hold the run until it is killed.
-        let named = timeout(MAX_CHECK_AGE, check.referenced(&keys))
-            .await
-            .map_err(|_| CheckError(CHECK_TOO_SLOW.into()))??;
-        if named.len() != keys.len() {
-            return Err(CheckError("the check did not answer for every key".into()).into());
-        }
-        for ((_, outcome), named) in self.undecided_mut().zip(named) {
-            if named {
-                *outcome = Outcome::Spared(SparedBy::Check);
-            }
-        }
+        ask_again(check, self.undecided_mut().collect()).await?;
         for batch in &self.batches {
-            let spared: Vec<&Orphan> = batch
-                .iter()
-                .filter(|(_, outcome)| *outcome == Outcome::Spared(SparedBy::Check))
-                .map(|(orphan, _)| orphan)
-                .collect();
-            if let [example, ..] = spared[..]
-                && spared.len() > MAX_SPARED
-            {
-                return Err(SweepError::SnapshotWrong {
-                    spared: spared.len(),
-                    asked: batch.len(),
-                    example: example.key.clone(),
-                });
-            }
+            if_snapshot_wrong(batch)?;
         }
         Ok(())
     }
 
-    async fn delete<D: Delete + Sync, C, R>(
+    async fn delete<D: Delete + Sync, C: FreshCheck, R>(
         &mut self,
         sender: &Sender<'_, '_, D, C, R>,
+        checked: Checked,
     ) -> Result<(), SweepError> {
         let at_once = self.batches.len().max(1);
         let ends: Vec<Result<(), SweepError>> = stream::iter(&mut self.batches)
@@ -207,12 +186,17 @@ impl Window {
                     .iter_mut()
                     .filter(|(_, outcome)| *outcome == Outcome::Deferred)
                     .partition(|(orphan, _)| fits_in_xml(orphan.key.as_str()));
-                let ended = sender.send(&mut together).await;
-                for one in alone.chunks_mut(1) {
-                    if sender.course.stop.requested() {
+                let ended = sender.send(&mut together, checked).await;
+                let mut before = Before::from(checked);
+                for place in 0..alone.len() {
+                    // All that are left, or each would be asked about by itself.
+                    let left = sender.check_if_old(&mut alone[place..], &mut before);
+                    if left.await?.is_none() || sender.course.stop.requested() {
                         break;
                     }
-                    sender.send(one).await?;
+                    sender
+                        .send(&mut alone[place..=place], before.checked)
+                        .await?;
                 }
                 ended
             })
@@ -241,6 +225,54 @@ impl Window {
                 report.problems.extend(problem(orphan, outcome));
             }
         }
+    }
+}
+
+/// Asks the primary about these orphans, and spares those that a row names.
+pub(super) async fn ask_again(
+    check: &impl FreshCheck,
+    mut undecided: Vec<&mut (Orphan, Outcome)>,
+) -> Result<Checked, SweepError> {
+    let at = Instant::now();
+    let keys: Vec<&ObjectKey> = undecided.iter().map(|(orphan, _)| &orphan.key).collect();
+    // What the check saw must still be fresh when the batches are sent; and a database
+    // that never answers must not hold the run until it is killed.
+    let named = timeout(MAX_CHECK_AGE, check.referenced(&keys))
+        .await
+        .map_err(|_| CheckError(CHECK_TOO_SLOW.into()))??;
+    if named.len() != keys.len() {
+        return Err(CheckError("the check did not answer for every key".into()).into());
+    }
+    for ((_, outcome), named) in undecided.iter_mut().zip(named) {
+        if named {
+            *outcome = Outcome::Spared(SparedBy::Check);
+        }
+    }
+    Ok(Checked {
+        at,
+        answered: Instant::now(),
+    })
+}
+
+/// Fails where so many orphans of one batch are named now that the snapshot must have been wrong.
+pub(super) fn if_snapshot_wrong<'batch>(
+    batch: impl IntoIterator<Item = &'batch (Orphan, Outcome)>,
+) -> Result<(), SweepError> {
+    let (mut asked, mut spared, mut example) = (0, 0, None);
+    for (orphan, outcome) in batch {
+        asked += 1;
+        if *outcome == Outcome::Spared(SparedBy::Check) {
+            spared += 1;
+            example.get_or_insert(&orphan.key);
+        }
+    }
+    match example {
+        Some(example) if spared > MAX_SPARED => Err(SweepError::SnapshotWrong {
+            spared,
+            asked,
+            example: example.clone(),
+        }),
+        _ => Ok(()),
     }
 }
 
