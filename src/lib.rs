@@ -8,8 +8,9 @@
 //! 1. A referenced image is never deleted. Every input error, truncated page, broken order,
 //!    unreadable row or snapshot that may have lost rows means zero deletions.
 //! 2. An object is deleted only if it is older than the grace period, absent from a complete
-//!    snapshot of the references, absent again from a fresh check of the primary made
-//!    at most 60 s before its batch is sent (mostly milliseconds), and still carries the ETag that it was listed with. (The same bytes
+//!    snapshot of the references, absent again from a fresh check of the primary made just
+//!    before its batch (milliseconds; made again for what waits longer than a second, or than the
+//!    check itself took), and still carries the ETag that it was listed with. (The same bytes
 //!    uploaded again keep their ETag. So when more than 60 s have passed since the listing
 //!    began, the object's age is read again before its batch.)
 //! 3. The cutoff (`now - grace`) is fixed once, when the run starts; `now` is the lower of the
@@ -33,7 +34,7 @@
 //!
 //! | | tests |
 //! |---|---|
-//! | 1 | `tests/sweep.rs` (a model over random buckets and tables), `tests/listing_faults.rs`, `tests/references.rs`, `tests/bad_input.rs` |
+//! | 1 | `tests/sweep.rs` (a model over random buckets and tables), `tests/listing_faults.rs`, `tests/references.rs`, `tests/mentions.rs`, `tests/bad_input.rs` |
 //! | 2 | `tests/deletion.rs` (over the wire), `tests/sweep_time.rs` (with the clock in hand) |
 //! | 3 | `the_lower_clock_decides_and_clocks_apart_refuse`, `an_age_that_cannot_be_read_is_new` |
 //! | 4 | the nasty keys of `tests/sweep.rs`, the properties of [`names`] and [`s3::page`] |
@@ -46,8 +47,8 @@
 //! | 1 to 9 | `tests/simulation`: 20,000 histories of faults, crashes and people, an oracle at each deletion |
 //!
 //! What is left, and all that the simulation finds: an application that points a *new* row at
-//! an *old* key, between the fresh check and the deletion some milliseconds later (up to a minute where S3 asks to slow down), loses that
-//! object; and one that uploads the *same bytes* to an old key again, between its page and the
+//! an *old* key, between the fresh check and the deletion some milliseconds later (up to a second
+//! where S3 asks to slow down), loses that object; and one that uploads the *same bytes* to an old key again, between its page and the
 //! deletion less than a minute later. Never reuse keys, and keep versions: then
 //! [`recheck`](mod@recheck) notices it after the sweep, and [`restore`](mod@restore) brings it
 //! back (`tests/recheck.rs`, `tests/restore.rs`).
@@ -66,15 +67,15 @@
 //!
 //! [`run`] puts them together: [`mark`] turns names into chunks of [`references`], each the
 //! references of one key range; [`judge`] lists the ranges and [`merge`]s them into a
-//! [`plan`]; the [`guards`] approve it or refuse; [`sweep`](mod@sweep) carries an approved plan
+//! [`plan`], of which what a name merely [`mention`]s is held back; the [`guards`] approve it or refuse; [`sweep`](mod@sweep) carries an approved plan
 //! out. [`reviewed`] plans are carried out the same way (`tests/apply.rs`), behind guards of
 //! their own ([`review`]).
 //!
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`], [`retention`], [`chain`](mod@chain) | nothing |
-//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`folders`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`review`], [`reconcile`], [`metrics`] | the words |
-//! | steps | [`listing`], [`sorting`], [`mark`], [`mod@ranges`], [`judge`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, the same for pages in `paced`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`delegate`], [`restore`](mod@restore), [`uploads`], [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
+//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`folders`], [`mention`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`review`], [`reconcile`], [`metrics`] | the words |
+//! | steps | [`listing`], [`sorting`], [`mark`], [`mod@ranges`], [`judge`], [`mentioned`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, the same for pages in `paced`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`delegate`], [`restore`](mod@restore), [`uploads`], [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`], [`archive`], [`aws`] | one world each |
 //! | composition | [`settings`], [`access`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), `pages`, [`doctor`] | both worlds |
 //! | doors | `cli`, `lambda` | the composition |
@@ -105,6 +106,8 @@ pub mod ledger;
 pub mod listing;
 pub mod manifest;
 pub mod mark;
+pub mod mention;
+pub mod mentioned;
 pub mod merge;
 pub mod metrics;
 pub mod names;

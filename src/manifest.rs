@@ -160,6 +160,21 @@ impl SpoolWriter {
         self.file.write_all(&line)
     }
 
+    /// The orphans so far, from the first on.
+    ///
+    /// # Errors
+    /// What was still buffered could not be written, or the file cannot be read.
+    pub fn orphans(&mut self) -> io::Result<SpoolReader> {
+        self.file.flush()?;
+        SpoolReader::new(
+            self.file.get_ref(),
+            SpoolPlace {
+                offset: 0,
+                left: self.orphans,
+            },
+        )
+    }
+
     /// The complete spool.
     ///
     /// # Errors
@@ -226,13 +241,7 @@ impl Spool {
     /// # Errors
     /// The file cannot be read.
     pub fn orphans_at(&self, place: SpoolPlace) -> io::Result<SpoolReader> {
-        let mut file = self.file.reopen()?;
-        file.seek(SeekFrom::Start(place.offset))?;
-        Ok(SpoolReader {
-            lines: BufReader::new(file),
-            line: String::new(),
-            place,
-        })
+        SpoolReader::new(&self.file, place)
     }
 
     /// Writes the manifest: the header, then every line.
@@ -294,6 +303,16 @@ pub struct SpoolReader {
 }
 
 impl SpoolReader {
+    fn new(file: &NamedTempFile, place: SpoolPlace) -> io::Result<Self> {
+        let mut file = file.reopen()?;
+        file.seek(SeekFrom::Start(place.offset))?;
+        Ok(Self {
+            lines: BufReader::new(file),
+            line: String::new(),
+            place,
+        })
+    }
+
     /// How many orphans were not read yet.
     #[must_use]
     pub fn left(&self) -> u64 {

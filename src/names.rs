@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::key::ObjectKey;
-use crate::references::Reference;
+use crate::references::{Reference, ReferenceKind};
 
 mod error;
 mod host;
@@ -97,6 +97,30 @@ impl NameRules {
         };
         NameError::if_too_long(name, &key)?;
         Ok(key)
+    }
+
+    /// The one key that a name means, if it means one.
+    ///
+    /// # Errors
+    /// A name that does not fit the form.
+    pub fn primary_of(&self, name: &str) -> Result<Option<ObjectKey>, NameError> {
+        let references = self.widen(name)?.into_iter();
+        let mut primary = references.filter(|one| one.kind == ReferenceKind::Primary);
+        Ok(primary.next().map(|one| one.key))
+    }
+
+    /// What says which object a name means, as a whole key where its form is `key`; and what it
+    /// says besides, behind the path of a URL.
+    #[must_use]
+    pub fn parts<'name>(&self, name: &'name str) -> (Cow<'name, str>, &'name str) {
+        match self.form {
+            ReferenceForm::Key if self.prefix.is_empty() => (name.into(), ""),
+            ReferenceForm::Key => (format!("{}{name}", self.prefix).into(), ""),
+            ReferenceForm::Url => {
+                let (path, tail) = url::split_tail(name);
+                (path.into(), tail)
+            }
+        }
     }
 
     fn addresses(&self) -> Addresses<'_> {

@@ -17,6 +17,7 @@ use crate::archive::{Archive, ArchiveError, GivenBack, Lines, OutcomesReader, Pa
 use crate::folders::HeldFolder;
 use crate::key::{KeyRange, ObjectKey, Prefix};
 use crate::manifest::SpoolReader;
+use crate::mention::{MAX_TOLD, Mention};
 use crate::object::Orphan;
 use crate::summary::{Counts, Problem};
 
@@ -92,6 +93,9 @@ pub struct Told {
     /// The first folders in which they are.
     #[serde(default)]
     pub held_back_folders: Vec<HeldFolder>,
+    /// The first that names mention.
+    #[serde(default)]
+    pub held_back_mentions: Vec<Mention>,
     /// The run whose manifest was applied.
     #[serde(default)]
     pub applied: Option<Uuid>,
@@ -287,6 +291,10 @@ impl Pages {
             planned,
             otherwise,
             held_back: self.held_back.as_mut(),
+            mentions: self
+                .told
+                .as_ref()
+                .map_or(&[], |told| told.held_back_mentions.as_slice()),
         })
     }
 }
@@ -311,6 +319,7 @@ pub struct Rows<'pages> {
     planned: Option<(SpoolReader, OutcomesReader)>,
     otherwise: &'static str,
     held_back: Option<&'pages mut Lines>,
+    mentions: &'pages [Mention],
 }
 
 impl Rows<'_> {
@@ -339,7 +348,7 @@ impl Rows<'_> {
         };
         let orphan: Option<Orphan> = held_back.next_line()?;
         Ok(orphan.map(|orphan| {
-            let reason = "held back: nothing in its folder is referenced".to_owned();
+            let reason = held_because(self.mentions, &orphan.key);
             self.row(orphan, "deferred".to_owned(), reason)
         }))
     }
@@ -351,6 +360,18 @@ impl Rows<'_> {
             outcome,
             reason,
         }
+    }
+}
+
+/// Why an orphan is held back; only of the first that names mention that is known.
+fn held_because(mentions: &[Mention], key: &ObjectKey) -> String {
+    const FOLDER: &str = "held back: nothing in its folder is referenced";
+    match mentions.iter().find(|mention| mention.key == *key) {
+        Some(Mention { name, .. }) => {
+            format!("held back: its key stands in {name}, whose own object is not there")
+        }
+        None if mentions.len() < MAX_TOLD => FOLDER.to_owned(),
+        None => format!("{FOLDER}, or its key stands in a name whose own object is not there"),
     }
 }
 

@@ -14,10 +14,11 @@ use crate::folders::{FolderWatch, Folders, HeldFolder, Holding};
 use crate::guards::{self, Figures, Limits};
 use crate::key::ObjectKey;
 use crate::manifest::{Spool, SpoolReader, SpoolWriter};
+use crate::mention::{KeyHash, MAX_TOLD, Mention, Mentions};
 use crate::merge::Findings;
 use crate::object::Orphan;
 use crate::review;
-use crate::summary::{Counts, Refusal};
+use crate::summary::{Counts, Refusal, SumError};
 
 /// How many dangling references are confirmed and named; the rest is counted.
 pub const MAX_NAMED_DANGLING: usize = 1_000;
@@ -39,6 +40,7 @@ pub struct PlanBuilder {
     used_excludes: BTreeSet<usize>,
     max_delete: Option<u64>,
     last: HashSet<ObjectKey>,
+    mentions: Mentions,
 }
 
 impl PlanBuilder {
@@ -60,6 +62,7 @@ impl PlanBuilder {
             used_excludes: BTreeSet::new(),
             max_delete,
             last: HashSet::new(),
+            mentions: Mentions::default(),
         })
     }
 
@@ -86,6 +89,19 @@ impl PlanBuilder {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// The orphans so far.
+    ///
+    /// # Errors
+    /// The temporary file cannot be written or read.
+    pub fn orphans(&mut self) -> io::Result<SpoolReader> {
+        self.spool.orphans()
+    }
+
+    /// Holds back the orphans that names mention.
+    pub fn hold_back(&mut self, mentions: Mentions) {
+        self.mentions = mentions;
     }
 
     /// Adds the findings of the next range.
@@ -125,7 +141,11 @@ impl PlanBuilder {
     /// The temporary folder is full.
     pub fn finish(self) -> io::Result<Plan> {
         let holding = self.folders.map(FolderWatch::finish).unwrap_or_default();
-        let (spool, held) = divide(self.spool.finish()?, &holding)?;
+        let Divided {
+            rest: spool,
+            held,
+            told,
+        } = divide(self.spool.finish()?, &holding, &self.mentions)?;
         let chosen = match self.max_delete {
             None => Chosen::All,
             Some(max) => choose(&spool, max, self.last)?,
@@ -146,28 +166,50 @@ impl PlanBuilder {
             used_excludes: self.used_excludes,
             refusals: guards::too_many_folders(&holding).into_iter().collect(),
             held_folders: holding.folders,
+            mentions: told,
             chosen,
         })
     }
 }
 
-/// Puts what is held back into a spool of its own: which folders hold their orphans back is
-/// only known at the end.
-fn divide(all: Spool, holding: &Holding) -> io::Result<(Spool, Spool)> {
+/// All orphans of a plan.
+struct Divided {
+    rest: Spool,
+    held: Spool,
+    /// The first of those that names mention.
+    told: Vec<Mention>,
+}
+
+/// Puts what is held back into a spool of its own: which orphans that are is only known at the
+/// end.
+fn divide(all: Spool, holding: &Holding, mentions: &Mentions) -> io::Result<Divided> {
     let mut held = SpoolWriter::new()?;
-    if holding.is_empty() {
-        return Ok((all, held.finish()?));
+    let mut told = Vec::new();
+    if holding.is_empty() && mentions.is_empty() {
+        return Ok(Divided {
+            rest: all,
+            held: held.finish()?,
+            told,
+        });
     }
     let mut rest = SpoolWriter::new()?;
     let mut orphans = all.orphans()?;
     while let Some(orphan) = orphans.next_orphan()? {
-        if holding.holds(orphan.key.as_str()) {
+        if mentions.contains(KeyHash::of(&orphan.key)) {
+            told.extend(mentions.told(&orphan.key));
+            held.push(&orphan)?;
+        } else if holding.holds(orphan.key.as_str()) {
             held.push(&orphan)?;
         } else {
             rest.push(&orphan)?;
         }
     }
-    Ok((rest.finish()?, held.finish()?))
+    told.truncate(MAX_TOLD);
+    Ok(Divided {
+        rest: rest.finish()?,
+        held: held.finish()?,
+        told,
+    })
 }
 
 /// Keys from all over the plan, the same ones for the same keys: those that a fixed hash puts
@@ -251,6 +293,7 @@ pub struct Plan {
     /// What is held back.
     held: Spool,
     held_folders: Vec<HeldFolder>,
+    mentions: Vec<Mention>,
     counts: Counts,
     /// The first references without an object, at most [`MAX_NAMED_DANGLING`].
     dangling: Vec<ObjectKey>,
@@ -269,6 +312,21 @@ impl Plan {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Makes sure that every orphan that was counted is in the plan.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check_sum(&self) -> Result<(), SumError> {
+        let settled = self.spool.len() + self.held.len();
+        if settled == self.counts.orphans {
+            return Ok(());
+        }
+        Err(SumError::Settled {
+            orphans: self.counts.orphans,
+            settled,
+        })
     }
 
     /// The orphans that may be swept.
@@ -293,6 +351,12 @@ impl Plan {
     #[must_use]
     pub fn held_folders(&self) -> &[HeldFolder] {
         &self.held_folders
+    }
+
+    /// Those that are held back because names mention them, the first [`MAX_TOLD`].
+    #[must_use]
+    pub fn mentions(&self) -> &[Mention] {
+        &self.mentions
     }
 
     /// Some orphans from all over the plan, those that are held back among them.

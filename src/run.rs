@@ -21,7 +21,6 @@ use uuid::Uuid;
 use crate::chain::chain;
 use crate::dangling;
 use crate::failure::RunError;
-use crate::folders::HeldFolder;
 use crate::guards::{self, Ground};
 use crate::hands::{
     Clock as _, Delete, FreshCheck, Identity, Journal, Latest, Look, Record, ReferenceSnapshot,
@@ -31,6 +30,7 @@ use crate::judge::judge;
 use crate::listing::Pages;
 use crate::manifest::{self, Header, sha256};
 use crate::mark::{Marking, chunks};
+use crate::mentioned;
 use crate::merge::Criteria;
 use crate::paced::Paced;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
@@ -41,7 +41,7 @@ use crate::remember::RememberingFailed;
 use crate::reviewed::Reviewed;
 use crate::settings::Settings;
 use crate::stop::Stop;
-use crate::summary::{Counts, MAX_PROBLEMS, More, Problem, Refusal, Status, SumError, Summary};
+use crate::summary::{Counts, MAX_PROBLEMS, More, Problem, Refusal, Status, Summary};
 use crate::sweep::{Hands, Judged, Pace, SweepError, sweep};
 use crate::turn::{Turn, during};
 use crate::uploads;
@@ -133,7 +133,6 @@ async fn run_of<W: World>(
         started_at,
         cutoff: None,
         swept: false,
-        held_back: Vec::new(),
         good: None,
         counts: Counts::default(),
         problems: Vec::new(),
@@ -175,11 +174,7 @@ async fn run_of<W: World>(
         refusal: refusals.first().cloned(),
         errors: run.problems,
         report: journal.location(),
-        more: More {
-            held_back: run.held_back.iter().map(|held| held.orphans).sum(),
-            held_back_folders: run.held_back.iter().take(MAX_PROBLEMS).cloned().collect(),
-            ..run.more
-        },
+        more: run.more,
     };
     let good = run.good.filter(|_| {
         matches!(
@@ -256,6 +251,13 @@ impl Summary {
                 "held back a folder in which nothing is referenced; --allow-unreferenced-folder lets it go"
             );
         }
+        for mention in &self.more.held_back_mentions {
+            tracing::warn!(
+                key = %mention.key,
+                name = mention.name,
+                "held back an orphan whose key stands in a name whose own object is not there"
+            );
+        }
         let counts = &self.counts;
         tracing::info!(
             run_id = %self.run_id,
@@ -284,8 +286,6 @@ struct Run<'run, J> {
     cutoff: Option<Timestamp>,
     /// Whether a sweep was begun: from then on it alone says what became of the orphans.
     swept: bool,
-    /// Folders whose orphans are held back.
-    held_back: Vec<HeldFolder>,
     /// What the next run is compared with, once every guard approved.
     good: Option<(Series, Latest)>,
     counts: Counts,
@@ -492,21 +492,42 @@ impl<J: Journal + Sync> Run<'_, J> {
             )
             .await?;
         }
+        self.hold_back_mentioned(&mut builder, &mut snapshot, bucket)
+            .await?;
         // Rows may have been lost under the snapshot; only now is it known to be complete.
         snapshot.finish().await?;
         let mut plan = builder.finish()?;
-        let spooled = plan.spool().len() + plan.held_back().len();
-        if spooled != plan.counts().orphans {
-            return Err(SumError::Settled {
-                orphans: plan.counts().orphans,
-                settled: spooled,
-            }
-            .into());
-        }
+        plan.check_sum()?;
         dangling::confirm(&mut plan, bucket, check, settings.concurrency).await?;
         self.counts = plan.counts();
-        self.held_back = plan.held_folders().to_vec();
+        self.tell_of_held_back(&plan);
         Ok(plan)
+    }
+
+    /// Holds back what names mention.
+    async fn hold_back_mentioned(
+        &self,
+        builder: &mut PlanBuilder,
+        snapshot: &mut impl ReferenceSnapshot,
+        look: &(impl Look + Sync),
+    ) -> Result<(), RunError> {
+        let Settings { rules, scope, .. } = self.settings;
+        // Where all names are keys and all of them were found, none was read wrongly.
+        let is_whole = scope.prefix().as_str().is_empty() && scope.range().is_whole();
+        if rules.keep_order() && is_whole && builder.counts().dangling == 0 {
+            return Ok(());
+        }
+        let at_once = self.settings.concurrency;
+        let mentions = mentioned::find(builder, snapshot, rules, look, at_once).await?;
+        builder.hold_back(mentions);
+        Ok(())
+    }
+
+    fn tell_of_held_back(&mut self, plan: &Plan) {
+        self.more.held_back = plan.held_back().len();
+        let folders = plan.held_folders().iter().take(MAX_PROBLEMS);
+        self.more.held_back_folders = folders.cloned().collect();
+        self.more.held_back_mentions = plan.mentions().to_vec();
     }
 
     async fn sweep(

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::folders::HeldFolder;
 use crate::key::{KeyRange, ObjectKey, Prefix};
+use crate::mention::Mention;
 use crate::object::Outcome;
 use crate::recheck::Rechecked;
 use crate::uploads::UploadCounts;
@@ -260,12 +261,15 @@ pub struct More {
     pub rechecked: Option<Rechecked>,
     /// The run whose manifest was applied.
     pub applied: Option<Uuid>,
-    /// Orphans that are held back because nothing in their folder is referenced; they are
-    /// among the deferred.
+    /// Orphans that are held back because nothing in their folder is referenced, or because a
+    /// name mentions them; they are among the deferred. The ledger's `held_back.jsonl` holds each
+    /// of them.
     pub held_back: u64,
-    /// The first such folders, at most [`MAX_PROBLEMS`]; the ledger's `held_back.jsonl` holds
-    /// every orphan.
+    /// The first such folders, at most [`MAX_PROBLEMS`].
     pub held_back_folders: Vec<HeldFolder>,
+    /// The first that names mention whose own object is not there, at most
+    /// [`MAX_TOLD`](crate::mention::MAX_TOLD).
+    pub held_back_mentions: Vec<Mention>,
 }
 
 #[cfg(test)]

@@ -109,6 +109,19 @@ fn rewritten(plan: &Path, change: impl FnOnce(&mut Header)) -> Manifest {
 }
 
 #[tokio::test]
+async fn what_a_name_mentions_by_now_is_held_back() {
+    let world = world(3).await;
+    let plan = plan(&world).await;
+    world.name(&["/left/00001.png"]).await;
+    let report = apply_to(&world, manifest(&plan), &[], &[]).await;
+    let counts = report.summary.counts;
+    assert_eq!((counts.deleted, counts.deferred), (2, 1), "{report:?}");
+    assert_eq!(report.summary.more.held_back, 1);
+    assert!(world.has(&report, "held_back.jsonl"));
+    assert!(world.keys().contains(&orphan(1)));
+}
+
+#[tokio::test]
 async fn what_the_plan_lists_is_deleted_and_nothing_else() {
     let world = world(5).await;
     let plan = plan(&world).await;

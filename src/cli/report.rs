@@ -211,6 +211,14 @@ fn text(to: &mut impl Write, pages: &mut Pages) -> io::Result<()> {
                     held.folder
                 )?;
             }
+            for mention in &told.held_back_mentions {
+                writeln!(
+                    to,
+                    "held back: {}, which {} holds",
+                    mention.key,
+                    escape(&mention.name)
+                )?;
+            }
             for problem in &told.errors {
                 let about = problem
                     .key

@@ -6,6 +6,7 @@ use indicatif::{HumanBytes, HumanCount};
 
 use crate::doctor::Finding;
 use crate::key::escape;
+use crate::mention::Mention;
 use crate::pages::figure;
 use crate::run::Report;
 use crate::summary::{Counts, More, Refusal, Status, Summary};
@@ -104,6 +105,7 @@ fn more(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
         // Told by themselves, below.
         held_back: _,
         held_back_folders: _,
+        held_back_mentions: _,
     } = &summary.more;
     if summary.counts.deleted > 0 {
         writeln!(
@@ -227,19 +229,37 @@ fn write_held_back(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
     if summary.more.held_back == 0 {
         return Ok(());
     }
+    let More {
+        held_back,
+        held_back_folders: folders,
+        held_back_mentions: mentions,
+        ..
+    } = &summary.more;
     writeln!(to)?;
-    writeln!(
-        to,
-        "held back: {} of the deferred, because nothing in their folder is referenced;",
-        HumanCount(summary.more.held_back)
-    )?;
-    writeln!(
-        to,
-        "  if that is meant, let them go with --allow-unreferenced-folder"
-    )?;
-    for held in &summary.more.held_back_folders {
+    writeln!(to, "held back: {} of the deferred", HumanCount(*held_back))?;
+    if !folders.is_empty() {
+        writeln!(
+            to,
+            "  because nothing in their folder is referenced; if that is meant, let them go with"
+        )?;
+        writeln!(to, "  --allow-unreferenced-folder:")?;
+    }
+    for held in folders {
         let orphans = HumanCount(held.orphans).to_string();
         writeln!(to, "  {orphans:>12} in {}", held.folder)?;
+    }
+    if !mentions.is_empty() {
+        writeln!(
+            to,
+            "  because a name holds their key, and what it means is not there: let the references query"
+        )?;
+        writeln!(
+            to,
+            "  yield the key (or the object's URL), or leave that row out:"
+        )?;
+    }
+    for Mention { key, name } in mentions {
+        writeln!(to, "  {key} in {name}")?;
     }
     Ok(())
 }

@@ -103,7 +103,9 @@ pub(super) fn short(text: &str) -> String {
 
 /// Where the first parameter of a presigned URL begins, in any case.
 pub(crate) fn signature(text: &str) -> Option<usize> {
-    text.as_bytes()
-        .windows(SIGNATURE.len())
-        .position(|window| window.eq_ignore_ascii_case(SIGNATURE))
+    let text = text.as_bytes();
+    memchr::memchr2_iter(b'x', b'X', text).find(|at| {
+        let begins = text.get(*at..at + SIGNATURE.len());
+        begins.is_some_and(|begins| begins.eq_ignore_ascii_case(SIGNATURE))
+    })
 }

@@ -269,6 +269,12 @@ fn split_host(rest: &str) -> (&str, &str) {
     (host, path.strip_prefix('/').unwrap_or(path))
 }
 
+/// A URL behind its scheme up to what ends its path, and the rest.
+pub(super) fn split_tail(url: &str) -> (&str, &str) {
+    let url = url.split_once("://").map_or(url, |(_, rest)| rest);
+    url.split_at(url.find(TAIL).unwrap_or(url.len()))
+}
+
 /// What a URL holds where it carries an encoded one.
 const ENCODED: [&str; 5] = ["%3A", "%3a", "%2F", "%2f", "%25"];
 

@@ -157,22 +157,7 @@ fn summary(to: &mut impl Write, told: &Told) -> io::Result<()> {
         }
         writeln!(to, "</ul>")?;
     }
-    if told.held_back > 0 {
-        writeln!(
-            to,
-            "<h2>Held back</h2>\n<p>{} of the deferred, because nothing in their folder is referenced. If that is meant, let them go with <code>--allow-unreferenced-folder</code>.</p>\n<table id=\"held_back\">",
-            HumanCount(told.held_back)
-        )?;
-        for held in &told.held_back_folders {
-            writeln!(
-                to,
-                "<tr><td class=\"k\">{}</td><td class=\"n\">{}</td></tr>",
-                Shown(held.folder.as_str()),
-                HumanCount(held.orphans)
-            )?;
-        }
-        writeln!(to, "</table>")?;
-    }
+    held_back(to, told)?;
     if !told.errors.is_empty() {
         writeln!(
             to,
@@ -186,6 +171,49 @@ fn summary(to: &mut impl Write, told: &Told) -> io::Result<()> {
                 Shown(key),
                 Shown(&problem.code),
                 Shown(&problem.message)
+            )?;
+        }
+        writeln!(to, "</table>")?;
+    }
+    Ok(())
+}
+
+/// What is held back, and why.
+fn held_back(to: &mut impl Write, told: &Told) -> io::Result<()> {
+    if told.held_back == 0 {
+        return Ok(());
+    }
+    writeln!(
+        to,
+        "<h2>Held back</h2>\n<p>{} of the deferred.</p>",
+        HumanCount(told.held_back)
+    )?;
+    if !told.held_back_folders.is_empty() {
+        writeln!(
+            to,
+            "<p>Because nothing in their folder is referenced. If that is meant, let them go with <code>--allow-unreferenced-folder</code>.</p>\n<table id=\"held_back\">"
+        )?;
+        for held in &told.held_back_folders {
+            writeln!(
+                to,
+                "<tr><td class=\"k\">{}</td><td class=\"n\">{}</td></tr>",
+                Shown(held.folder.as_str()),
+                HumanCount(held.orphans)
+            )?;
+        }
+        writeln!(to, "</table>")?;
+    }
+    if !told.held_back_mentions.is_empty() {
+        writeln!(
+            to,
+            "<p>Because a name holds their key, and what it means is not there. Let the references query yield the key (or the object's URL), or leave that row out.</p>\n<table id=\"mentions\">"
+        )?;
+        for mention in &told.held_back_mentions {
+            writeln!(
+                to,
+                "<tr><td class=\"k\">{}</td><td class=\"k\">{}</td></tr>",
+                Shown(mention.key.as_str()),
+                Shown(&mention.name)
             )?;
         }
         writeln!(to, "</table>")?;

@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use super::{End, Run, judged, unless};
 use crate::failure::RunError;
 use crate::guards::{self, Ground};
-use crate::hands::{Clock as _, Journal, ReferenceSnapshot};
+use crate::hands::{Clock as _, Journal, Look, ReferenceSnapshot};
 use crate::judge::judge;
 use crate::mark::{Marking, chunks};
 use crate::merge::{Criteria, Findings};
 use crate::plan::{Plan, PlanBuilder};
 use crate::review;
 use crate::reviewed::Reviewed;
-use crate::summary::{Counts, SumError};
+use crate::summary::Counts;
 use crate::world::World;
 
 /// Ranges at once: the pages come from a file of this machine.
@@ -67,7 +67,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             return Ok(End::Refused(refusals));
         }
 
-        let judging = self.judge_again(reviewed, snapshot, cutoff);
+        let judging = self.judge_again(world.bucket(), reviewed, snapshot, cutoff);
         let Some(plan) = unless(stop, judging).await? else {
             return Ok(End::Stopped);
         };
@@ -90,6 +90,7 @@ impl<J: Journal + Sync> Run<'_, J> {
     /// The manifest's keys against the references of now.
     async fn judge_again(
         &mut self,
+        look: &(impl Look + Sync),
         reviewed: &Reviewed,
         mut snapshot: impl ReferenceSnapshot,
         cutoff: Timestamp,
@@ -130,17 +131,14 @@ impl<J: Journal + Sync> Run<'_, J> {
             )
             .await?;
         }
+        self.hold_back_mentioned(&mut builder, &mut snapshot, look)
+            .await?;
         snapshot.finish().await?;
         let mut plan = builder.finish()?;
+        plan.check_sum()?;
         plan.forget_dangling();
         self.counts = plan.counts();
-        if plan.spool().len() != plan.counts().orphans {
-            return Err(SumError::Settled {
-                orphans: plan.counts().orphans,
-                settled: plan.spool().len(),
-            }
-            .into());
-        }
+        self.tell_of_held_back(&plan);
         Ok(plan)
     }
 }

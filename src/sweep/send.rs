@@ -83,7 +83,7 @@ fn undecided<'window>(
 /// What came of asking for some orphans.
 struct Asked {
     /// Those that are still to be settled.
-    asked: Vec<Orphan>,
+    orphans: Vec<Orphan>,
     /// S3's time before the first request that may have acted.
     sent_at: Timestamp,
     answer: Result<BatchAnswer, BatchFault>,
@@ -126,7 +126,7 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
             return Err(SweepError::Stale);
         }
         let Asked {
-            asked,
+            orphans: asked,
             sent_at,
             answer,
             ended,
@@ -221,9 +221,10 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
             // Others wait for the same: where each reads every name there is, one after the
             // other.
             let asking = async {
-                let _turn = match check.asks_many_at_once() {
-                    true => None,
-                    false => Some(self.course.asking.lock().await),
+                let _turn = if check.asks_many_at_once() {
+                    None
+                } else {
+                    Some(self.course.asking.lock().await)
                 };
                 ask_again(check, undecided(orphans).collect()).await
             };
@@ -301,7 +302,7 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
                 .map(|(orphan, _)| orphan.clone())
                 .collect();
             return Asked {
-                asked,
+                orphans: asked,
                 sent_at: before.may_have_acted_since.unwrap_or(sent_at),
                 answer,
                 ended,
