@@ -11,6 +11,7 @@ use orphan_sweeper::local::s3::Operation;
 use orphan_sweeper::postgres::{
     Database, DatabaseError, DatabaseUrl, PrimaryCheck, ReferencesQuery, Snapshot, examine,
 };
+use orphan_sweeper::run::Report;
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
@@ -409,7 +410,22 @@ async fn a_view_that_is_replaced_and_a_child_that_is_taken_away_are_noticed() {
             "LOCK TABLE named IN ACCESS EXCLUSIVE MODE; INSERT INTO spare SELECT name FROM child; ALTER TABLE child NO INHERIT named",
             Some("named"),
         ),
+        (
+            "CREATE TABLE named (name text); INSERT INTO named SELECT name FROM images",
+            "ALTER TABLE named RENAME COLUMN name TO old; ALTER TABLE named ADD COLUMN name text; UPDATE named SET name = old",
+            Some("named"),
+        ),
+        (
+            "CREATE TABLE named (name text); INSERT INTO named SELECT name FROM images",
+            "ALTER TABLE named ADD COLUMN other text; UPDATE named SET other = name; ALTER TABLE named DROP COLUMN name; ALTER TABLE named RENAME COLUMN other TO name",
+            Some("named"),
+        ),
         // Nothing of it was taken away.
+        (
+            "CREATE TABLE named (name text); INSERT INTO named SELECT name FROM images",
+            "ALTER TABLE named ADD COLUMN other text",
+            None,
+        ),
         (
             "CREATE TABLE named (name text); CREATE TABLE child (name text); INSERT INTO named SELECT name FROM images",
             "LOCK TABLE named IN ACCESS EXCLUSIVE MODE; ALTER TABLE child INHERIT named",
@@ -742,14 +758,10 @@ async fn the_fresh_check_reads_all_that_the_snapshot_read() {
     assert!(check.referenced(&[&key]).await.is_err());
 }
 
-/// A row comes into a partition, and that is detached, just before the first fresh check: when S3 is
-/// asked whether it compares ETags.
-#[tokio::test]
-async fn a_run_beside_which_a_partition_is_detached_deletes_nothing() {
+/// Something is done just before the first fresh check: when S3 is asked whether it compares ETags.
+async fn run_beside(tables: &str, query: &str, work: &'static str) -> (World, Report) {
     let world = World::new().await;
-    world
-        .sql("DROP TABLE images; CREATE TABLE images (name text) PARTITION BY RANGE (name); CREATE TABLE p1 PARTITION OF images FOR VALUES FROM ('a') TO ('n'); CREATE TABLE p2 PARTITION OF images FOR VALUES FROM ('n') TO ('z')")
-        .await;
+    world.sql(tables).await;
     world.put_named(&["a.png", "b.png"], 48).await;
     world.put("orphan.png", 48);
     let url = world.database.url().to_owned();
@@ -760,15 +772,52 @@ async fn a_run_beside_which_a_partition_is_detached_deletes_nothing() {
             async move {
                 if record.nth == 1 {
                     let mut other = PgConnection::connect(&url).await.expect("connected");
-                    let work = "INSERT INTO images VALUES ('orphan.png'); ALTER TABLE images DETACH PARTITION p2";
                     other.execute(sqlx::raw_sql(work)).await.expect("worked");
                 }
             }
         });
-    let report = world.run(&[]).await;
+    let report = world.run(&[(Setting::References, query)]).await;
+    (world, report)
+}
+
+#[tokio::test]
+async fn a_run_beside_which_a_partition_is_detached_deletes_nothing() {
+    let (world, report) = run_beside(
+        "DROP TABLE images; CREATE TABLE images (name text) PARTITION BY RANGE (name); CREATE TABLE p1 PARTITION OF images FOR VALUES FROM ('a') TO ('n'); CREATE TABLE p2 PARTITION OF images FOR VALUES FROM ('n') TO ('z')",
+        "SELECT name FROM images",
+        "INSERT INTO images VALUES ('orphan.png'); ALTER TABLE images DETACH PARTITION p2",
+    )
+    .await;
     let failure = failure(&report);
     assert!(failure.contains("does not read p2 any more"), "{failure}");
     assert_eq!(world.keys(), ["a.png", "b.png", "orphan.png"]);
+}
+
+#[tokio::test]
+async fn a_run_beside_which_another_column_takes_the_name_deletes_nothing() {
+    for query in ["SELECT Name FROM images", "SELECT * FROM images"] {
+        let (world, report) = run_beside(
+            "SELECT",
+            query,
+            "INSERT INTO images VALUES ('orphan.png'); ALTER TABLE images RENAME COLUMN name TO old; ALTER TABLE images ADD COLUMN name text; ALTER TABLE images DROP COLUMN old",
+        )
+        .await;
+        let failure = failure(&report);
+        assert!(
+            failure.contains("does not read images any more"),
+            "{failure}"
+        );
+        assert_eq!(world.keys(), ["a.png", "b.png", "orphan.png"]);
+    }
+    // Any other column may come and go.
+    let (world, report) = run_beside(
+        "ALTER TABLE images ADD COLUMN tag text",
+        "SELECT name FROM images",
+        "ALTER TABLE images ADD COLUMN size int; ALTER TABLE images DROP COLUMN tag",
+    )
+    .await;
+    assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+    assert_eq!(world.keys(), ["a.png", "b.png"]);
 }
 
 /// A function's tables are locked by its statement, after that has taken its snapshot.

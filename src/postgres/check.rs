@@ -130,7 +130,7 @@ impl PrimaryCheck {
         for _ in 0..MOST_QUESTIONS {
             let named = self.question(connection, keys).await?;
             let before = locked;
-            locked = Relations::locked(connection).await?;
+            locked = Relations::locked(connection, &self.query).await?;
             if locked == before {
                 return Ok(named);
             }

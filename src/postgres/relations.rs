@@ -5,16 +5,27 @@ use std::collections::BTreeSet;
 use sqlx::postgres::PgConnection;
 
 use super::ask::{explain, first_column};
+use super::query::literal;
 use super::{DatabaseError, ReferencesQuery};
 
 /// The relations that this transaction holds locks on, those of the system left out: each by its
-/// number, and a view by what it says, too. `pg_get_viewdef` writes the same view alike each time,
-/// as long as nothing in it is named anew.
-const LOCKED: &str = "SELECT COALESCE(array_agg(DISTINCT concat_ws(':', c.oid, CASE WHEN c.relkind = 'v' THEN md5(pg_get_viewdef(c.oid)) END)), '{}') \
-    FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
-    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind IN ('r', 'm', 'p', 'v') \
-    AND c.relnamespace <> 'pg_catalog'::regnamespace \
-    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+/// number, a view by what it says, too, and a table by which of its columns have a name that the query
+/// says (or any, where it says `*`). `pg_get_viewdef` writes the same view alike each time, as long as
+/// nothing in it is named anew.
+fn locked_by(query: &str) -> String {
+    format!(
+        "SELECT COALESCE(array_agg(DISTINCT concat_ws(':', c.oid, \
+            CASE WHEN c.relkind = 'v' THEN md5(pg_get_viewdef(c.oid)) \
+            ELSE (SELECT md5(string_agg(concat_ws(':', a.attnum, a.attname), ',' ORDER BY a.attnum)) FROM pg_attribute AS a \
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+                AND (position(lower(a.attname) IN said.text) > 0 OR position('*' IN said.text) > 0)) END)), '{{}}') \
+        FROM (SELECT lower({query}) AS text) AS said, pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
+        WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind IN ('r', 'm', 'p', 'v') \
+        AND c.relnamespace <> 'pg_catalog'::regnamespace \
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        query = literal(query)
+    )
+}
 
 /// The relations that a query is planned to read. (What functions read is known only once they
 /// have run.)
@@ -29,13 +40,17 @@ impl Relations {
         query: &ReferencesQuery,
     ) -> Result<Self, DatabaseError> {
         explain(connection, &query.select()).await?;
-        Self::locked(connection).await
+        Self::locked(connection, query).await
     }
 
     /// What this transaction has read, or has planned to.
-    pub(super) async fn locked(connection: &mut PgConnection) -> Result<Self, DatabaseError> {
+    pub(super) async fn locked(
+        connection: &mut PgConnection,
+        query: &ReferencesQuery,
+    ) -> Result<Self, DatabaseError> {
+        let locked = locked_by(query.text());
         let locked: Vec<String> =
-            first_column(connection, LOCKED, "look for the tables that are read").await?;
+            first_column(connection, &locked, "look for the tables that are read").await?;
         Ok(Self(locked.into_iter().collect()))
     }
 
@@ -63,7 +78,7 @@ impl Relations {
         match names {
             None => Ok(()),
             Some(names) => Err(DatabaseError::Query(format!(
-                "does not read {names} any more as when the run began: it was detached, renamed or defined anew meanwhile, and a row in there would not be seen; start the run again"
+                "does not read {names} any more as when the run began: it was detached or renamed (it, or a column), or defined anew meanwhile, and a row in there would not be seen; start the run again"
             ))),
         }
     }

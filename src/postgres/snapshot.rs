@@ -35,7 +35,8 @@ const REWRITTEN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, 
 
 /// What was taken from a relation, or defined anew, after the snapshot was taken and before it
 /// was locked: a child or partition that is not read any more, whose rows may be elsewhere by
-/// now, and a view, which may read by now what was filled in the same transaction. The row of
+/// now, a view, which may read by now what was filled in the same transaction, and a column whose
+/// name another may have by now, which the snapshot sees empty. The row of
 /// the catalogue that the snapshot still sees tells who has replaced it. (Its number has 32
 /// bits; the snapshot's, with the epoch, tells the rest.)
 const REPLACED: &str = "WITH locked AS (SELECT l.relation AS oid FROM pg_locks AS l \
@@ -43,7 +44,11 @@ const REPLACED: &str = "WITH locked AS (SELECT l.relation AS oid FROM pg_locks A
         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())), \
     changed AS (SELECT r.ev_class AS oid, r.xmax::text::bigint AS by FROM pg_rewrite AS r WHERE r.ev_class IN (SELECT oid FROM locked) \
         UNION ALL SELECT i.inhparent, i.xmax::text::bigint FROM pg_inherits AS i \
-            WHERE i.inhparent IN (SELECT oid FROM locked) AND i.inhrelid NOT IN (SELECT oid FROM locked)), \
+            WHERE i.inhparent IN (SELECT oid FROM locked) AND i.inhrelid NOT IN (SELECT oid FROM locked) \
+        UNION ALL SELECT a.attrelid, a.xmax::text::bigint FROM pg_attribute AS a \
+            WHERE a.attrelid IN (SELECT oid FROM locked) AND a.attnum > 0 AND NOT a.attisdropped AND a.xmax::text <> '0' \
+            AND (pg_identify_object('pg_class'::regclass, a.attrelid, a.attnum)).identity IS DISTINCT FROM \
+                format('%s.%I', (pg_identify_object('pg_class'::regclass, a.attrelid, 0)).identity, a.attname)), \
     next AS (SELECT txid_snapshot_xmax(txid_current_snapshot()) AS id) \
     SELECT string_agg(DISTINCT c.oid::regclass::text, ', ') FROM changed AS c, next \
     WHERE c.by <> 0 AND txid_status(next.id + (c.by - next.id % 4294967296 + 6442450944) % 4294967296 - 2147483648) = 'committed'";
