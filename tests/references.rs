@@ -481,6 +481,7 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
             CREATE FUNCTION \"größe7\"() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; EXCEPTION -- over\r WHEN others THEN NULL; END $$; \
             CREATE FUNCTION av$names() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; EXCEPTION WHEN others THEN NULL; END $$; \
             CREATE FUNCTION dollars() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY SELECT Av$Names(); END $$; \
+            CREATE FUNCTION dynamic() RETURNS SETOF text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN QUERY EXECUTE 'SELECT unnest(' || $q$folded()$q$ || ')'; END $$; \
             CREATE LANGUAGE other HANDLER plpgsql_call_handler; \
             CREATE FUNCTION foreign_words() RETURNS SETOF text LANGUAGE other STABLE AS $$ BEGIN RETURN QUERY EXECUTE 'SELECT name::text FROM images'; END $$; \
             CREATE FUNCTION foreign_help(text) RETURNS text LANGUAGE other STABLE AS $$ BEGIN RETURN $1; END $$; \
@@ -520,6 +521,7 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
         ("SELECT * FROM through()", "careful()"),
         ("SELECT GRößE7()", "\"größe7\"()"),
         ("SELECT dollars()", "\"av$names\"()"),
+        ("SELECT dynamic()", "folded()"),
         // What it catches, and by which word, only the language knows.
         ("SELECT foreign_words()", "foreign_words()"),
         (
@@ -626,10 +628,13 @@ async fn a_volatile_function_that_reads_ends_the_run() {
     world
         .sql("CREATE FUNCTION names() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY SELECT name::text FROM images; END $$; \
             CREATE FUNCTION outer_names() RETURNS SETOF text LANGUAGE sql STABLE AS 'SELECT names()'; \
-            CREATE FUNCTION atomic() RETURNS SETOF text BEGIN ATOMIC SELECT name::text FROM images; END; \
+            CREATE FUNCTION atomic_names() RETURNS SETOF text BEGIN ATOMIC SELECT name::text FROM images; END; \
             CREATE FUNCTION one() RETURNS text[] LANGUAGE sql STABLE AS 'SELECT array_agg(name::text) FROM images'; \
             CREATE FUNCTION two_reads() RETURNS text[] LANGUAGE plpgsql AS $$ DECLARE a text[]; b text[]; BEGIN a := one(); b := one(); RETURN a || b; END $$; \
             CREATE FUNCTION volatile_help(t text) RETURNS text LANGUAGE sql AS 'SELECT btrim(substring($1 from 2)) WHERE $1 IS DISTINCT FROM NULL'; \
+            CREATE FUNCTION nested_help(t text) RETURNS text LANGUAGE sql AS $$ SELECT substring(lower(coalesce($1, 'x')) from 1) WHERE extract(epoch from date(now())) > 0 $$; \
+            CREATE FUNCTION atomic_help(t text) RETURNS text BEGIN ATOMIC SELECT btrim(t); END; \
+            CREATE FUNCTION within(t text) RETURNS text LANGUAGE sql AS 'SELECT substring((SELECT max(name) FROM images) from 1)'; \
             CREATE FUNCTION folded_names() RETURNS text[] LANGUAGE sql IMMUTABLE AS 'SELECT array_agg(name::text) FROM images'; \
             CREATE FUNCTION extended_names() RETURNS text[] LANGUAGE sql IMMUTABLE AS 'SELECT array_agg(name::text) FROM images'; \
             ALTER EXTENSION plpgsql ADD FUNCTION extended_names(); \
@@ -639,7 +644,8 @@ async fn a_volatile_function_that_reads_ends_the_run() {
     for (query, function) in [
         ("SELECT names()", "names()"),
         ("SELECT outer_names()", "names()"),
-        ("SELECT atomic()", "atomic()"),
+        ("SELECT atomic_names()", "atomic_names()"),
+        ("SELECT within(name) FROM images", "within(text)"),
         // It reads by others, one after the other.
         ("SELECT unnest(two_reads())", "two_reads()"),
         // The planner calls it.
@@ -661,6 +667,7 @@ async fn a_volatile_function_that_reads_ends_the_run() {
         "SELECT n FROM unnest(extended_names()) AS n",
         // One that reads nothing, beside one that does.
         "SELECT volatile_help('x' || n) FROM names() AS t (n)",
+        "SELECT nested_help(atomic_help(n)) FROM names() AS t (n)",
     ] {
         let report = world.run(&[(Setting::References, query)]).await;
         assert_eq!(report.summary.status, Status::Completed, "{report:?}");

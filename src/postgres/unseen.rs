@@ -31,8 +31,8 @@ const BLANK: &str = "([[:space:]]|--[^\n\r]*[\n\r]|/[*].*?[*]/)";
 /// with it. What other languages catch cannot be told by a word, so it counts where they read.
 fn handles() -> String {
     format!(
-        "own.prosrc ~* '(^|[^[:alnum:]_])exception{BLANK}+when[^[:alnum:]_]' \
-        OR own.lanname NOT IN ('sql', 'plpgsql', 'c', 'internal') AND own.prosrc ~* 'spi_|plpy[.]|plv8[.]|execute'"
+        "own.body ~* '(^|[^[:alnum:]_])exception{BLANK}+when[^[:alnum:]_]' \
+        OR own.lanname NOT IN ('sql', 'plpgsql', 'c', 'internal') AND own.body ~* 'spi_|plpy[.]|plv8[.]|execute'"
     )
 }
 
@@ -45,15 +45,16 @@ const WAVERS: &str = "own.provolatile <> 's' AND own.lanname NOT IN ('c', 'inter
         WHERE d.classid = 'pg_proc'::regclass AND d.objid = own.oid AND d.deptype = 'e'))";
 
 /// Those whose names for others cannot be told.
-const ENCODES: &str = "own.prosrc ~* 'u&\"'";
+const ENCODES: &str = "own.body ~* 'u&\"'";
 
 /// Those that ask other databases.
-const ASKS_OTHERS: &str = "own.prosrc ~* 'dblink'";
+const ASKS_OTHERS: &str = "own.body ~* 'dblink'";
 
-/// Whether a body reads rows, as far as its words tell. (That of a `BEGIN ATOMIC` is not there.) `FROM`
-/// is a word of some functions and of a comparison, too.
-const READS: &str = "own.lanname NOT IN ('c', 'internal') AND (own.prosrc = '' \
-    OR regexp_replace(own.prosrc, '(substring|trim|extract|overlay)[[:space:]]*[(][^()]*[)]|distinct[[:space:]]+from', '', 'gi') ~* '(^|[^[:alnum:]_])(table|from|execute)([^[:alnum:]_]|$)')";
+/// Whether a body reads rows, as far as its words tell. `FROM` is a word of some functions and of a
+/// comparison, too; what stands in their parentheses may call others, and holds none of these words.
+const READS: &str = "own.lanname NOT IN ('c', 'internal') AND \
+    regexp_replace(own.body, '(substring|trim|extract|overlay)[[:space:]]*[(](((?!select|table|execute)[^()])|[(](((?!select|table|execute)[^()])|[(]((?!select|table|execute)[^()])*[)])*[)])*[)]|distinct[[:space:]]+from', '', 'gi') \
+        ~* '(^|[^[:alnum:]_])(table|from|execute)([^[:alnum:]_]|$)'";
 
 /// Whether the query calls functions that read rows: what they read is locked, and so known, only
 /// once they have run.
@@ -67,14 +68,15 @@ pub(super) async fn calls_what_reads(
     first_column(connection, &any, "look for functions that read").await
 }
 
-/// Whether a body says the name of a function, or of an operator that is one.
-fn says(body: &str) -> String {
-    format!(
-        "(CASE WHEN position(own.proname IN lower({body})) > 0 THEN {body} ~* own.word END \
-        OR position(own.quoted IN {body}) > 0 OR position(own.folded IN lower({body})) > 0 \
-        OR EXISTS (SELECT FROM unnest(own.operators) AS o WHERE position(o IN {body}) > 0))"
-    )
-}
+/// The functions that the body of a `caller` names, each as `named`: by a plain word of it (also one that
+/// stands right behind what quotes a text by `$`), by a name that is none wherever it stands, by an operator, or as the catalogue knows.
+/// Each body is read once, however many functions there are.
+const NAMED: &str = "SELECT own.oid AS named FROM regexp_split_to_table(lower(caller.body), '[^[:alnum:]_$]+') AS w JOIN own ON own.proname = w WHERE own.word IS NOT NULL \
+    UNION SELECT own.oid FROM regexp_split_to_table(regexp_replace(lower(caller.body), '[$][[:alnum:]_]*[$]', ' ', 'g'), '[^[:alnum:]_$]+') AS w JOIN own ON own.proname = w WHERE own.word IS NOT NULL \
+    UNION SELECT own.oid FROM own WHERE own.word IS NULL AND (position(own.quoted IN caller.body) > 0 OR position(own.folded IN lower(caller.body)) > 0) \
+    UNION SELECT own.oid FROM own, unnest(own.operators) AS o WHERE own.operators <> '{}' AND position(o IN caller.body) > 0 \
+    UNION SELECT d.refobjid FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = caller.oid \
+        AND d.refclassid = 'pg_proc'::regclass AND d.refobjid IN (SELECT oid FROM own)";
 
 /// What may stand between the word for a cast and the type.
 const QUALIFIED: &str = "([[:space:]]|[[:alnum:]_$\"]*[.])*\"?";
@@ -89,7 +91,8 @@ fn called(query: &str, plan: &str) -> String {
     // (No backslash: what it means in a text hangs on a setting. Case is folded as that of names is, in
     // whatever language the database is.)
     format!(
-        "WITH RECURSIVE own AS (SELECT p.oid, p.prosrc, p.proname, p.provolatile, l.lanname, '\"' || replace(p.proname, '\"', '\"\"') || '\"' AS quoted, \
+        "WITH RECURSIVE own AS MATERIALIZED (SELECT p.oid, p.proname::text COLLATE \"C\" AS proname, p.provolatile, l.lanname, \
+            CASE WHEN p.prosrc = '' AND p.prokind IN ('f', 'p') THEN pg_get_functiondef(p.oid) ELSE p.prosrc END COLLATE \"C\" AS body, '\"' || replace(p.proname, '\"', '\"\"') || '\"' AS quoted, \
             CASE WHEN octet_length(p.proname) > char_length(p.proname) THEN lower(p.proname) END AS folded, \
             CASE WHEN p.proname ~ '^[a-z0-9_$]+$' THEN '(^|[^[:alnum:]_$])' || replace(p.proname, '$', '[$]') || '([^[:alnum:]_$]|$)' END AS word, \
             CASE WHEN p.proname ~ '^[a-z0-9_$]+$' THEN '(^|[^[:alnum:]_$\"])' || replace(p.proname, '$', '[$]') || '{BLANK}*[(]' END AS call, \
@@ -112,19 +115,15 @@ fn called(query: &str, plan: &str) -> String {
                 OR position(folded IN lower(text)) > 0 \
                 OR EXISTS (SELECT FROM unnest(operators) AS o WHERE position(o IN text) > 0) \
                 OR EXISTS (SELECT FROM unnest(types) AS t WHERE position(lower(t) IN lower(text)) > 0 AND {casts}) \
-            UNION SELECT own.oid FROM called AS c JOIN own AS caller ON caller.oid = c.oid JOIN own ON {named}), \
+            UNION SELECT n.named FROM called AS c JOIN own AS caller ON caller.oid = c.oid, LATERAL ({NAMED}) AS n), \
+        named AS MATERIALIZED (SELECT caller.oid AS caller, n.named FROM called JOIN own AS caller USING (oid), LATERAL ({NAMED}) AS n), \
         reading AS (SELECT own.oid FROM called JOIN own USING (oid) WHERE {READS} \
-            UNION SELECT caller.oid FROM reading AS r JOIN own ON own.oid = r.oid JOIN (own AS caller JOIN called ON called.oid = caller.oid) ON {named})",
+            UNION SELECT n.caller FROM reading AS r JOIN named AS n ON n.named = r.oid)",
         // (A column may be called like a type. What is no plain word counts wherever it stands.)
         casts = format_args!(
             "(t !~ '^[a-z0-9_$]+$' OR text ~* ('::{QUALIFIED}' || replace(t, '$', '[$]') || '([^[:alnum:]_$]|$)') \
                 OR text ~* ('[^[:alnum:]_$]as{BLANK}+{QUALIFIED}' || replace(t, '$', '[$]') || '\"?{BLANK}*([)]|[[])') \
                 OR text ~* ('(^|[^[:alnum:]_$])' || replace(t, '$', '[$]') || '\"?{BLANK}*[(]'))"
-        ),
-        named = format_args!(
-            "{} OR EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = caller.oid \
-                AND d.refclassid = 'pg_proc'::regclass AND d.refobjid = own.oid)",
-            says("caller.prosrc")
         ),
         // (It stands in JSON.)
         plan = literal(&plan.replace("\\\"", "\"")),
