@@ -204,7 +204,7 @@ impl fmt::Display for Mention {
             ),
             Forgotten::Since => write!(
                 f,
-                "in rows that the snapshot of this run does not hold: they were committed since, and the next run sees them"
+                "in rows whose names the snapshot of this run does not hold so: they were committed since (the next run sees them), or the query yields them in another case (citext in a UNION)"
             ),
         }?;
         write!(f, " (as {written} for {})", keys[0])?;

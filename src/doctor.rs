@@ -314,7 +314,10 @@ impl Doctor<'_> {
             Ok(url) => self.encryption(&url, encrypted),
             Err(error) => return self.note("database", Verdict::Problem, chain(&error)),
         }
+        // (In what order URLs come matters to nothing.)
+        let in_order = settings.rules.keep_order();
         match order {
+            _ if !in_order => {}
             Order::Index => self.note(
                 "order",
                 Verdict::Ok,
@@ -366,6 +369,7 @@ impl Doctor<'_> {
                 );
                 match check.by_index_of() {
                     Some(collation) => self.note("fresh check", Verdict::Ok, format!("an index in {collation} serves it")),
+                    None if !in_order => self.note("fresh check", Verdict::Ok, "all names are read once more for each window of batches, as they are URLs"),
                     None => self.note("fresh check", Verdict::Warning, "no index serves it: all names are read once more for each window of batches"),
                 }
             }

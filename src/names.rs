@@ -172,11 +172,15 @@ mod tests {
             "ftp://cdn.example.com/a",
             " https://cdn.example.com/a",
             "https:///a",
-            "https://me@cdn.example.com/a",
             "https://cdn.example.com\\@h/a",
         ] {
             assert!(refused(ReferenceForm::Url, bad).contains("is not an http"));
         }
+        assert!(
+            refused(ReferenceForm::Url, "https://me:pw@cdn.example.com/a").starts_with(
+                "the name 'https://cdn.example.com/a' has a user or a password before its host"
+            )
+        );
         assert!(
             refused(ReferenceForm::Url, "https://cdn.example.com/%ff.png")
                 .contains("does not decode")

@@ -685,6 +685,28 @@ async fn the_doctor_warns_of_what_is_worth_knowing() {
 }
 
 #[tokio::test]
+async fn the_doctor_advises_no_index_where_none_would_help() {
+    let world = world().await;
+    world
+        .sql("UPDATE images SET name = 's3://pictures/' || name")
+        .await;
+    let environment = Environment::of(&world).with(&[("SWEEPER_REFERENCE_FORM", "url")]);
+    let found = findings(&environment.cli(&["doctor"]).await);
+    assert!(
+        found.iter().all(|(about, ..)| about != "order"),
+        "{found:?}"
+    );
+    let (verdict, message) = finding(&found, "fresh check");
+    assert_eq!(
+        (verdict, message),
+        (
+            "ok",
+            "all names are read once more for each window of batches, as they are URLs"
+        )
+    );
+}
+
+#[tokio::test]
 async fn the_doctors_statement_makes_the_index_that_it_misses() {
     let world = world().await;
     world

@@ -281,7 +281,7 @@ async fn a_row_of_this_moment_is_no_forgotten_one() {
         });
     let report = world.run(&[]).await;
     assert!(
-        hint(&report).contains("public.images.name, in rows that the snapshot of this run does not hold: they were committed since, and the next run sees them"),
+        hint(&report).contains("public.images.name, in rows whose names the snapshot of this run does not hold so: they were committed since (the next run sees them)"),
         "{}",
         hint(&report)
     );

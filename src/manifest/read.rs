@@ -41,9 +41,7 @@ pub enum ManifestError {
         problem: String,
     },
     /// Lines are missing, or there are too many.
-    #[error(
-        "the manifest is torn: its header counts {said} orphans and {found} follow; plan again"
-    )]
+    #[error("the manifest is torn: its header counts {said} orphans and {found} follow")]
     Torn {
         /// What the header says.
         said: u64,

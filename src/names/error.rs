@@ -31,8 +31,15 @@ pub enum NameError {
         "the name {0} is not an http, https or s3 URL, but --reference-form is url; mixed forms need a query that yields one form"
     )]
     NotUrl(String),
+    /// Form `url`, and a user stands before the host.
+    #[error(
+        "the name {0} has a user or a password before its host; let the references query yield the URL without it"
+    )]
+    HasUser(String),
     /// Form `url`, but it is a list of them.
-    #[error("the name {0} holds several URLs; let the references query yield one a row")]
+    #[error(
+        "the name {0} holds several URLs, or text before one; let the references query yield one URL a row"
+    )]
     SeveralUrls(String),
     /// Form `url`, and it can be read in too many ways.
     #[error(

@@ -16,7 +16,7 @@ use crate::object::{Orphan, Outcome, SparedBy};
 use crate::summary::{MAX_PROBLEMS, Problem};
 
 const CHECK_TOO_SLOW: &str =
-    "it took longer than 60 s; an index on the names makes it fast (the doctor tells which)";
+    "it took longer than 60 s; the doctor tells whether an index on the names would make it fast";
 
 /// Some batches with what is known of each orphan.
 #[derive(Debug)]
