@@ -334,6 +334,9 @@ impl Database {
             // What a function reads in a parallel worker is locked by that worker only, and no
             // longer than it lives: nobody could tell afterwards whether rows were lost.
             "SET LOCAL max_parallel_workers_per_gather = 0".to_owned(),
+            // The planner thinks some questions to the catalogue dear that are answered at once;
+            // compiling them takes a second each.
+            "SET LOCAL jit = off".to_owned(),
             format!(
                 "SET LOCAL statement_timeout = {}",
                 self.statement_timeout_ms
