@@ -154,7 +154,8 @@ pub(crate) const TABLE: &[Expected] = &[
     // What dangles is looked at, too, and then nothing fails.
     ends(Kind::LookDenied, Completed, &[Incomplete]),
     ends(Kind::SlowDownBurst, Completed, &[]),
-    ends(Kind::SlowDownForever, Incomplete, &[Failed]),
+    // Spared where a row names it by the time that it would be sent again.
+    ends(Kind::SlowDownForever, Incomplete, &[Failed, Completed]),
     ends(Kind::LostBeforeEffect, Incomplete, &[Completed]),
     ends(Kind::LostAfterEffect, Completed, &[Incomplete]),
     ends(Kind::UnavailableAfterEffect, Completed, &[Incomplete]),

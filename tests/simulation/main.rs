@@ -36,7 +36,8 @@
 //! - no committed row names the object, and no upload under way may still commit one;
 //! - it is in scope and older than the run's cutoff;
 //! - key and entity tag were written down in the run's manifest before;
-//! - the fresh check, and the listing or the look, are at most 60 s older than the request;
+//! - the fresh check is at most a second, and what it took itself, older than the request (60 s
+//!   where messages take seconds), and the listing or the look at most 60 s;
 //! - the run is no dry run.
 //!
 //! And at the undoing of one: nothing but a delete marker goes.
@@ -102,7 +103,7 @@
 //! | `CheckFails`, `CheckHangs`, `CheckShort`: no connection, no answer, too few answers | failed (incomplete where only the look back could not ask) | of checked batches |
 //! | `LookDenied` | incomplete (completed where only a dangling reference was looked at) | of the others |
 //! | `SlowDownBurst`: three 503 | completed | all due |
-//! | `SlowDownForever` | incomplete | of batches before |
+//! | `SlowDownForever` | incomplete (completed where a row names by then what it concerned) | of batches before |
 //! | `LostBeforeEffect`: reset before S3 acted | incomplete: unknown | of the others |
 //! | `LostAfterEffect`: timed out after S3 acted | completed: the marker proves it | all due |
 //! | `UnavailableAfterEffect`: 503 that is no SlowDown, after S3 acted | completed: the marker proves it (incomplete without versions) | all due |

@@ -25,6 +25,10 @@ const EPOCH: i64 = 1_800_000_000;
 /// The longest that the word of a check, a look or a listing may be acted on.
 const FRESH: Ms = 60_000;
 
+/// The longest that the word of a check may be acted on where messages are quick: a second, and
+/// what the check itself took.
+const RECENT: Ms = 1_250;
+
 /// The two losses that are known to remain.
 pub(crate) const EDITED: &str =
     "live images lost: a row pointed at an old object between check and deletion";
@@ -265,8 +269,10 @@ impl Sim {
         let look = looks.iter().rev().find(|at| **at <= sent);
         let seen = look.or(this.listed.get(key)).copied();
         let fresh = |at: Option<Ms>| at.is_some_and(|at| sent - at <= FRESH);
-        if self.setup.weakness == Weakness::None && !(fresh(checked) && fresh(seen)) {
-            broken.push("on a word older than a minute");
+        let longest = if self.setup.is_slow() { FRESH } else { RECENT };
+        let is_recent = checked.is_some_and(|at| sent - at <= longest);
+        if self.setup.weakness == Weakness::None && !(is_recent && fresh(seen)) {
+            broken.push("on a check that is not recent, or a listing older than a minute");
         }
         // The same bytes, uploaded again after they were last seen, less than a minute ago:
         // no condition tells them apart.
