@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::guards::DatabaseState;
 use crate::key::{KeyRange, ObjectKey, Prefix, escape};
 use crate::manifest::{Header, Spool, sha256};
+use crate::mention::KnownNames;
 use crate::object::{ETag, Orphan, Outcome};
 use crate::reconcile::BatchAnswer;
 use crate::scope::Scope;
@@ -182,6 +183,12 @@ pub trait FreshCheck {
     /// reads every name there is.
     fn asks_many_at_once(&self) -> bool {
         true
+    }
+
+    /// From now on a name that is none of these, and that only mentions a key, is taken for one that
+    /// names it, as far as each question reads every name.
+    fn beware_but_of(&self, known: KnownNames) {
+        drop(known);
     }
 
     /// For each key whether a row names it now, in a transaction begun for this question.

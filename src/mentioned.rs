@@ -1,17 +1,20 @@
 //! Holds every name once more against the orphans of a plan in the making: those that one
 //! [mentions](crate::mention) whose own object is not there are held back.
 
+use std::collections::HashSet;
+
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::hands::{Current, Look, ReferenceSnapshot};
 use crate::key::ObjectKey;
 use crate::mark::MarkError;
-use crate::mention::{KeyHash, Keys, Mentions};
+use crate::mention::{KeyHash, Keys, KnownNames, Mentions};
 use crate::names::{NameRules, shown};
 use crate::plan::PlanBuilder;
+use crate::scope::Scope;
 
-/// So many orphans are held against the names at once, some 20 MB.
-const ORPHANS_AT_ONCE: usize = 1_000_000;
+/// So many orphans are held against the names at once, some 50 MB.
+const ORPHANS_AT_ONCE: usize = 500_000;
 
 /// So many names wait to have their objects looked at.
 const LOOKS_IN_A_ROW: usize = 1_000;
@@ -19,20 +22,31 @@ const LOOKS_IN_A_ROW: usize = 1_000;
 /// No more objects are looked at in a run; what is mentioned beyond them is held back.
 const MAX_LOOKS: usize = 10_000;
 
+/// How names are held against the orphans.
+#[derive(Debug)]
+pub struct Comparing<'run, L> {
+    /// How names become keys.
+    pub rules: &'run NameRules,
+    /// Where the plan tells what is there.
+    pub scope: &'run Scope,
+    /// Looks at what else names mean.
+    pub look: &'run L,
+    /// How many objects are looked at at once.
+    pub at_once: usize,
+}
+
 /// Reads every name and holds it against the orphans: what it mentions is held back, unless it
-/// stands in what names an object that is there. (`images/thumbs/images/a.png` names a thumbnail,
-/// and no original.)
+/// stands in what names an object that is there. (`thumbs/images/a.png` names a thumbnail, and no
+/// original.) Gives what is to be held back, and the names.
 ///
 /// # Errors
 /// The names cannot be read, nor the orphans.
 pub async fn find(
     plan: &mut PlanBuilder,
     snapshot: &mut impl ReferenceSnapshot,
-    rules: &NameRules,
-    look: &(impl Look + Sync),
-    at_once: usize,
-) -> Result<Mentions, MarkError> {
-    find_by(ORPHANS_AT_ONCE, plan, snapshot, rules, look, at_once).await
+    comparing: Comparing<'_, impl Look + Sync>,
+) -> Result<(Mentions, KnownNames), MarkError> {
+    find_by(ORPHANS_AT_ONCE, plan, snapshot, comparing).await
 }
 
 /// The same, by so many orphans at once.
@@ -40,17 +54,17 @@ async fn find_by(
     portion: usize,
     plan: &mut PlanBuilder,
     snapshot: &mut impl ReferenceSnapshot,
-    rules: &NameRules,
-    look: &(impl Look + Sync),
-    at_once: usize,
-) -> Result<Mentions, MarkError> {
+    comparing: Comparing<'_, impl Look + Sync>,
+) -> Result<(Mentions, KnownNames), MarkError> {
+    let missing = plan.missing();
+    let prefix = comparing.rules.prefix.as_str();
     let mut finding = Finding {
-        rules,
-        look,
-        at_once,
+        comparing,
+        missing: missing.map(|missing| missing.iter().cloned().collect()),
         looked: 0,
         doubtful: Vec::new(),
         mentions: Mentions::default(),
+        known: KnownNames::default(),
     };
     let mut orphans = plan.orphans()?;
     loop {
@@ -58,10 +72,10 @@ async fn find_by(
         while keys.len() < portion
             && let Some(orphan) = orphans.next_orphan()?
         {
-            keys.add(&orphan.key);
+            keys.add(&orphan.key, prefix);
         }
         if keys.is_empty() {
-            return Ok(finding.mentions);
+            return Ok((finding.mentions, finding.known));
         }
         let names = snapshot.names(false).await;
         let mut names = names.map_err(|error| MarkError::Source(error.into()))?;
@@ -89,37 +103,33 @@ struct Doubtful {
 }
 
 struct Finding<'run, L> {
-    rules: &'run NameRules,
-    look: &'run L,
-    at_once: usize,
+    comparing: Comparing<'run, L>,
+    /// What is referenced within the scope and not there, if that is known of all.
+    missing: Option<HashSet<ObjectKey>>,
     looked: usize,
     doubtful: Vec<Doubtful>,
     mentions: Mentions,
+    known: KnownNames,
 }
 
 impl<L: Look + Sync> Finding<'_, L> {
     async fn hold_against(&mut self, name: &str, keys: &Keys) -> Result<(), MarkError> {
-        let (path, tail) = self.rules.parts(name);
-        for mentioned in keys.mentioned_in(tail) {
-            self.mentions.add(mentioned, || shown(name));
+        self.known.add(name);
+        let rules = self.comparing.rules;
+        let (path, tail) = rules.parts(name);
+        let meant = rules.primary_of(name)?;
+        let in_tail = keys.mentioned_in(&tail);
+        for key in &in_tail {
+            self.mentions.add(*key, || shown(name));
         }
-        let mut in_path = keys.mentioned_in(&path);
-        in_path.retain(|mentioned| !self.mentions.contains(*mentioned));
-        if in_path.is_empty() {
-            return Ok(());
-        }
-        let meant = self.rules.primary_of(name)?;
-        for mentioned in in_path {
-            match &meant {
-                Some(meant) if self.looked < MAX_LOOKS => {
-                    self.looked += 1;
-                    self.doubtful.push(Doubtful {
-                        mentioned,
-                        meant: meant.clone(),
-                        name: shown(name),
-                    });
+        match meant {
+            Some(meant) if self.is_there(&meant) => {}
+            meant => {
+                let mut mentioned = keys.mentioned_in(&format!("{path}{tail}"));
+                mentioned.retain(|key| !self.mentions.contains(*key));
+                for key in mentioned {
+                    self.doubt(key, meant.as_ref(), name);
                 }
-                _ => self.mentions.add(mentioned, || shown(name)),
             }
         }
         if self.doubtful.len() >= LOOKS_IN_A_ROW {
@@ -128,19 +138,40 @@ impl<L: Look + Sync> Finding<'_, L> {
         Ok(())
     }
 
+    /// Whether the plan tells that this object is there.
+    fn is_there(&self, key: &ObjectKey) -> bool {
+        let scope = self.comparing.scope;
+        let missing = self.missing.as_ref();
+        missing.is_some_and(|missing| !missing.contains(key))
+            && scope.prefix().contains(key.as_str())
+            && scope.range().contains(key.as_str())
+    }
+
+    /// Whether the key counts hangs on whether what is meant is there.
+    fn doubt(&mut self, mentioned: KeyHash, meant: Option<&ObjectKey>, name: &str) {
+        match meant {
+            Some(meant) if self.looked < MAX_LOOKS => {
+                self.looked += 1;
+                self.doubtful.push(Doubtful {
+                    mentioned,
+                    meant: meant.clone(),
+                    name: shown(name),
+                });
+            }
+            _ => self.mentions.add(mentioned, || shown(name)),
+        }
+    }
+
     /// Looks at what is meant, and holds back what is mentioned where nothing shows that it is
     /// there.
     async fn settle(&mut self) {
-        let look = self.look;
-        let missing: Vec<Doubtful> = stream::iter(self.doubtful.drain(..))
-            .map(async |doubtful| {
-                let current = look.look(&doubtful.meant).await;
-                (!matches!(current, Ok(Current::Present { .. }))).then_some(doubtful)
-            })
-            .buffered(self.at_once.max(1))
-            .filter_map(async |missing| missing)
-            .collect()
-            .await;
+        let look = self.comparing.look;
+        let looks = stream::iter(self.doubtful.drain(..)).map(async |doubtful| {
+            let current = look.look(&doubtful.meant).await;
+            (!matches!(current, Ok(Current::Present { .. }))).then_some(doubtful)
+        });
+        let looks = looks.buffered(self.comparing.at_once.max(1));
+        let missing: Vec<Doubtful> = looks.filter_map(async |missing| missing).collect().await;
         for Doubtful {
             mentioned, name, ..
         } in missing
@@ -160,9 +191,11 @@ mod tests {
 
     use super::*;
     use crate::hands::{Identity, LookError, Names, SnapshotError};
+    use crate::key::Prefix;
     use crate::merge::Findings;
     use crate::names::ReferenceForm;
     use crate::object::{ETag, Orphan};
+    use crate::summary::Counts;
 
     /// Names, and how often they were read.
     struct Rows(Vec<Option<Bytes>>, usize);
@@ -224,37 +257,75 @@ mod tests {
         }
     }
 
-    /// Which of the orphans are mentioned, and how often the names were read for so many at once.
-    async fn held(
-        rules: &NameRules,
+    /// What is held against each other, and what is known to be missing.
+    struct Case {
+        rules: NameRules,
+        prefix: &'static str,
+        missing: Option<&'static [&'static str]>,
+        bucket: Bucket,
         portion: usize,
-        orphans: &[String],
-        names: &[String],
-        bucket: &Bucket,
-    ) -> (Vec<String>, usize) {
-        let mut plan = PlanBuilder::new(None).unwrap();
-        plan.add(Findings {
-            orphans: orphans
-                .iter()
-                .map(|key| Orphan {
-                    key: ObjectKey::new(key.as_str()),
-                    etag: ETag::new("e"),
-                    size: 1,
-                    last_modified: Timestamp::UNIX_EPOCH,
-                })
-                .collect(),
-            ..Findings::default()
-        })
-        .unwrap();
-        let texts = names.iter().map(|name| Some(Bytes::from(name.clone())));
-        let mut rows = Rows(texts.chain([None]).collect(), 0);
-        let mentions = find_by(portion, &mut plan, &mut rows, rules, bucket, 3).await;
-        let mentions = mentions.unwrap();
-        let held = orphans.iter().filter(|key| {
-            let key = ObjectKey::new(key.as_str());
-            mentions.contains(KeyHash::of(&key))
-        });
-        (held.cloned().collect(), rows.1)
+    }
+
+    impl Case {
+        fn of(rules: NameRules) -> Self {
+            Self {
+                rules,
+                prefix: "",
+                missing: None,
+                bucket: Bucket::default(),
+                portion: 10,
+            }
+        }
+
+        /// Which of the orphans are mentioned, which names are known, and how often they were read.
+        async fn held(
+            &self,
+            orphans: &[String],
+            names: &[String],
+        ) -> (Vec<String>, KnownNames, usize) {
+            let missing = self.missing.unwrap_or_default();
+            let mut plan = PlanBuilder::new(None).unwrap();
+            plan.add(Findings {
+                counts: Counts {
+                    dangling: self.missing.map_or(7, |missing| missing.len() as u64),
+                    ..Counts::default()
+                },
+                dangling: missing.iter().map(|&key| ObjectKey::new(key)).collect(),
+                orphans: orphans
+                    .iter()
+                    .map(|key| Orphan {
+                        key: ObjectKey::new(key.as_str()),
+                        etag: ETag::new("e"),
+                        size: 1,
+                        last_modified: Timestamp::UNIX_EPOCH,
+                    })
+                    .collect(),
+                ..Findings::default()
+            })
+            .unwrap();
+            let texts = names.iter().map(|name| Some(Bytes::from(name.clone())));
+            let mut rows = Rows(texts.chain([None]).collect(), 0);
+            let scope = Scope::new(Prefix::folder(self.prefix), &[], &[]).unwrap();
+            let comparing = Comparing {
+                rules: &self.rules,
+                scope: &scope,
+                look: &self.bucket,
+                at_once: 3,
+            };
+            let found = find_by(self.portion, &mut plan, &mut rows, comparing).await;
+            let (mentions, known) = found.unwrap();
+            let held = orphans.iter().filter(|key| {
+                let key = ObjectKey::new(key.as_str());
+                mentions.contains(KeyHash::of(&key))
+            });
+            (held.cloned().collect(), known, rows.1)
+        }
+
+        fn looked(self) -> Vec<String> {
+            let mut looked = self.bucket.looked.into_inner().unwrap();
+            looked.sort();
+            looked
+        }
     }
 
     fn texts(texts: &[&str]) -> Vec<String> {
@@ -263,75 +334,104 @@ mod tests {
 
     #[tokio::test]
     async fn what_stands_in_a_name_is_held_unless_that_names_what_is_there() {
-        let bucket = Bucket {
-            there: vec!["thumbs/"],
-            ..Bucket::default()
-        };
+        let mut case = Case::of(url_rules());
+        case.bucket.there = vec!["thumbs/"];
         let orphans = texts(&["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"]);
         let names = texts(&[
-            "https://pics.s3.amazonaws.com/thumbs/a.png",
+            "https://pics.s3.amazonaws.com/thumbs/f.png",
             "https://pics.s3.amazonaws.com/gone/b.png",
             "https://pics.s3.amazonaws.com/thumbs/x.png?by=c.png",
             "https://img.example.net/d.png",
             "https://pics.s3.amazonaws.com/forbidden/a.png#e",
-            "s3://pics/thumbs/f.png",
             "s3://pics/#f",
         ]);
-        let (held, read) = held(&url_rules(), 10, &orphans, &names, &bucket).await;
+        let (held, known, read) = case.held(&orphans, &names).await;
         assert_eq!(held, ["a.png", "b.png", "c.png", "d.png"]);
         assert_eq!(read, 1);
-        assert!(bucket.most.into_inner() <= 3);
-        let mut looked = bucket.looked.into_inner().unwrap();
-        looked.sort();
+        assert!(names.iter().all(|name| known.contain(name)) && !known.contain("s3://pics/g"));
+        assert!(case.bucket.most.load(Ordering::Relaxed) <= 3);
         assert_eq!(
-            looked,
-            [
-                "forbidden/a.png",
-                "gone/b.png",
-                "thumbs/a.png",
-                "thumbs/f.png"
-            ]
+            case.looked(),
+            ["forbidden/a.png", "gone/b.png", "thumbs/f.png"]
         );
     }
 
     #[tokio::test]
+    async fn only_what_the_plan_does_not_tell_of_is_looked_at() {
+        let orphans = texts(&["x/a.png", "x/b.png", "x/c.png"]);
+        let names = texts(&[
+            "s3://pics/x/of/x/a.png",
+            "s3://pics/x/of/x/b.png",
+            "s3://pics/y/x/c.png",
+        ]);
+        for (missing, prefix, there, held_back, looked) in [
+            (
+                Some(&["x/of/x/b.png"][..]),
+                "",
+                "y/",
+                &["x/b.png"][..],
+                &["x/of/x/b.png"][..],
+            ),
+            (Some(&[]), "x", "y/", &[], &["y/x/c.png"]),
+            (Some(&[]), "x", "nowhere", &["x/c.png"], &["y/x/c.png"]),
+            (
+                None,
+                "",
+                "x/of/",
+                &["x/c.png"],
+                &["x/of/x/a.png", "x/of/x/b.png", "y/x/c.png"],
+            ),
+        ] {
+            let mut case = Case::of(url_rules());
+            (case.missing, case.prefix) = (missing, prefix);
+            case.bucket.there = vec![there];
+            let (held, ..) = case.held(&orphans, &names).await;
+            assert_eq!(held, held_back);
+            assert_eq!(case.looked(), looked);
+        }
+    }
+
+    #[tokio::test]
     async fn a_name_of_form_key_is_held_against_them_behind_its_prefix() {
-        let rules = NameRules {
+        let case = Case::of(NameRules {
             form: ReferenceForm::Key,
             prefix: "images/".to_owned(),
             ..url_rules()
-        };
-        let orphans = texts(&["images/a.png", "images/b?c.png", "images/old/d.png"]);
-        let names = texts(&["/a.png", "b%3Fc.png", "D.png"]);
-        let (held, _) = held(&rules, 10, &orphans, &names, &Bucket::default()).await;
-        assert_eq!(held, ["images/a.png", "images/b?c.png"]);
+        });
+        let orphans = texts(&[
+            "images/a.png",
+            "images/b?c.png",
+            "images/old/d.png",
+            "images/e.png",
+        ]);
+        let names = texts(&["/a.png", "b%3Fc.png", "D.png", "thumb=e.png"]);
+        let (held, ..) = case.held(&orphans, &names).await;
+        assert_eq!(held, ["images/a.png", "images/b?c.png", "images/e.png"]);
     }
 
     #[tokio::test]
     async fn all_orphans_are_held_against_all_names_by_portions() {
+        let mut case = Case::of(url_rules());
+        case.portion = 2;
         let orphans: Vec<String> = (0..7).map(|index| format!("{index}.png")).collect();
-        let names: Vec<String> = (0..7)
-            .map(|index| format!("https://img.example.net/{index}.png"))
-            .collect();
-        let (held, read) = held(&url_rules(), 2, &orphans, &names, &Bucket::default()).await;
+        let of = |key: &String| format!("https://img.example.net/{key}");
+        let names: Vec<String> = orphans.iter().map(of).collect();
+        let (held, _, read) = case.held(&orphans, &names).await;
         assert_eq!((held, read), (orphans, 4));
     }
 
     #[tokio::test]
     async fn what_is_beyond_the_most_that_is_looked_at_is_held() {
-        let bucket = Bucket {
-            there: vec!["thumbs/"],
-            ..Bucket::default()
-        };
+        let mut case = Case::of(url_rules());
+        case.bucket.there = vec!["thumbs/"];
         let count = MAX_LOOKS + 2;
+        case.portion = count;
         let orphans: Vec<String> = (0..count).map(|index| format!("{index:05}.png")).collect();
-        let names: Vec<String> = orphans
-            .iter()
-            .map(|key| format!("s3://pics/thumbs/{key}"))
-            .collect();
-        let (held, _) = held(&url_rules(), count, &orphans, &names, &bucket).await;
+        let of = |key: &String| format!("s3://pics/thumbs/{key}");
+        let names: Vec<String> = orphans.iter().map(of).collect();
+        let (held, ..) = case.held(&orphans, &names).await;
         assert_eq!(held, orphans[MAX_LOOKS..]);
-        assert_eq!(bucket.looked.into_inner().unwrap().len(), MAX_LOOKS);
+        assert_eq!(case.looked().len(), MAX_LOOKS);
     }
 
     #[tokio::test]
@@ -350,8 +450,14 @@ mod tests {
             })
             .unwrap();
             let mut rows = Rows(vec![Some(Bytes::from_static(name))], 0);
-            let found = find(&mut plan, &mut rows, &url_rules(), &Bucket::default(), 3).await;
-            let error = found.unwrap_err().to_string();
+            let comparing = Comparing {
+                rules: &url_rules(),
+                scope: &Scope::new(Prefix::default(), &[], &[]).unwrap(),
+                look: &Bucket::default(),
+                at_once: 3,
+            };
+            let found = find(&mut plan, &mut rows, comparing).await;
+            let error = found.map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
     }

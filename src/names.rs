@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::key::ObjectKey;
-use crate::references::{Reference, ReferenceKind};
+use crate::references::Reference;
 
 mod error;
 mod host;
@@ -104,20 +104,23 @@ impl NameRules {
     /// # Errors
     /// A name that does not fit the form.
     pub fn primary_of(&self, name: &str) -> Result<Option<ObjectKey>, NameError> {
-        let references = self.widen(name)?.into_iter();
-        let mut primary = references.filter(|one| one.kind == ReferenceKind::Primary);
-        Ok(primary.next().map(|one| one.key))
+        let primary = match self.form {
+            _ if name.is_empty() => None,
+            ReferenceForm::Key => Some(Reference::primary(self.key_of(name)?)),
+            ReferenceForm::Url => self.addresses().primary(name)?,
+        };
+        Ok(primary.map(|one| one.key))
     }
 
-    /// What says which object a name means, as a whole key where its form is `key`; and what it
-    /// says besides, behind the path of a URL.
+    /// What says which object a name means, as a whole key where its form is `key`; and what it says
+    /// besides, behind the path of a URL.
     #[must_use]
-    pub fn parts<'name>(&self, name: &'name str) -> (Cow<'name, str>, &'name str) {
+    pub fn parts<'name>(&self, name: &'name str) -> (Cow<'name, str>, Cow<'name, str>) {
         match self.form {
-            ReferenceForm::Key if self.prefix.is_empty() => (name.into(), ""),
-            ReferenceForm::Key => (format!("{}{name}", self.prefix).into(), ""),
+            ReferenceForm::Key if self.prefix.is_empty() => (name.into(), "".into()),
+            ReferenceForm::Key => (format!("{}{name}", self.prefix).into(), "".into()),
             ReferenceForm::Url => {
-                let (path, tail) = url::split_tail(name);
+                let (path, tail) = url::parts(url::behind_scheme(name));
                 (path.into(), tail)
             }
         }

@@ -99,6 +99,13 @@ impl PlanBuilder {
         self.spool.orphans()
     }
 
+    /// Whether what is referenced within the scope so far is known to be there or to be missing, each of
+    /// it; and then what is missing.
+    #[must_use]
+    pub fn missing(&self) -> Option<&[ObjectKey]> {
+        (self.counts.dangling == self.dangling.len() as u64).then_some(&self.dangling)
+    }
+
     /// Holds back the orphans that names mention.
     pub fn hold_back(&mut self, mentions: Mentions) {
         self.mentions = mentions;

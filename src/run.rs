@@ -30,7 +30,7 @@ use crate::judge::judge;
 use crate::listing::Pages;
 use crate::manifest::{self, Header, sha256};
 use crate::mark::{Marking, chunks};
-use crate::mentioned;
+use crate::mentioned::{self, Comparing};
 use crate::merge::Criteria;
 use crate::paced::Paced;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
@@ -492,7 +492,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             )
             .await?;
         }
-        self.hold_back_mentioned(&mut builder, &mut snapshot, bucket)
+        self.hold_back_mentioned(&mut builder, &mut snapshot, bucket, check)
             .await?;
         // Rows may have been lost under the snapshot; only now is it known to be complete.
         snapshot.finish().await?;
@@ -510,6 +510,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         builder: &mut PlanBuilder,
         snapshot: &mut impl ReferenceSnapshot,
         look: &(impl Look + Sync),
+        check: &impl FreshCheck,
     ) -> Result<(), RunError> {
         let Settings { rules, scope, .. } = self.settings;
         // Where all names are keys and all of them were found, none was read wrongly.
@@ -517,9 +518,15 @@ impl<J: Journal + Sync> Run<'_, J> {
         if rules.keep_order() && is_whole && builder.counts().dangling == 0 {
             return Ok(());
         }
-        let at_once = self.settings.concurrency;
-        let mentions = mentioned::find(builder, snapshot, rules, look, at_once).await?;
+        let comparing = Comparing {
+            rules,
+            scope,
+            look,
+            at_once: self.settings.concurrency,
+        };
+        let (mentions, known) = mentioned::find(builder, snapshot, comparing).await?;
         builder.hold_back(mentions);
+        check.beware_but_of(known);
         Ok(())
     }
 

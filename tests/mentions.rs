@@ -11,6 +11,7 @@ use orphan_sweeper::run::Report;
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
 use serde_json::json;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use support::World;
 use support::program::Environment;
 
@@ -159,6 +160,36 @@ async fn what_a_url_mentions_is_held_back_and_named_while_the_rest_goes() {
     );
 }
 
+/// It was not there when the plan was made; and what was there names what it named.
+#[tokio::test]
+async fn a_name_that_comes_before_the_fresh_check_and_mentions_an_orphan_saves_it() {
+    let world = world().await;
+    for key in ["thumbs/x/old-07.png", "x/late.png"] {
+        world.put(key, 48);
+    }
+    world
+        .name(&["https://cdn.example.com/thumbs/x/old-07.png"])
+        .await;
+    let url = world.database.url().to_owned();
+    world
+        .server
+        .on_request(Operation::DeleteObjects, move |_, record| {
+            let url = url.clone();
+            async move {
+                if record.nth == 1 {
+                    let mut other = PgConnection::connect(&url).await.expect("connected");
+                    let work = "INSERT INTO images VALUES ('https://img.example.net/fit/64/pictures/x%252Flate.png@webp')";
+                    other.execute(work).await.expect("inserted");
+                }
+            }
+        });
+    let report = world.run(&URLS).await;
+    let counts = report.summary.counts;
+    assert_eq!((counts.deleted, counts.spared), (40, 1), "{report:?}");
+    assert!(world.keys().contains(&"x/late.png".to_owned()));
+    assert!(!world.keys().contains(&"x/old-07.png".to_owned()));
+}
+
 #[tokio::test]
 async fn what_cannot_be_looked_at_may_be_missing() {
     let world = world().await;
@@ -175,7 +206,9 @@ async fn what_cannot_be_looked_at_may_be_missing() {
     world
         .server
         .inject(Fault::new(Operation::HeadObject, forbidden));
-    let report = world.run(&URLS).await;
+    let report = world
+        .run(&[&URLS[..], &[(Setting::Prefix, "x")]].concat())
+        .await;
     assert_eq!(held(&report), ["x/gone.png"], "{report:?}");
 }
 

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use self::carried::urls_in;
-use super::error::{NameError, short, shown};
+use super::error::{NameError, short, shown, signature};
 use super::host::{Host, behind};
 use crate::key::{MAX_KEY_BYTES, ObjectKey};
 use crate::references::{Reference, ReferenceKind};
@@ -30,20 +30,11 @@ impl Addresses<'_> {
     /// have meant by it. None for one of a foreign host, but for what it carries of ours. What one
     /// of ours carries must be known, too: our own server may fetch it from another host of ours.
     pub(super) fn widen(&self, name: &str) -> Result<Vec<Reference>, NameError> {
-        let not_url = || NameError::NotUrl(shown(name));
         if holds_several(name) {
             return Err(NameError::SeveralUrls(shown(name)));
         }
-        let (scheme, rest) = name.split_once("://").ok_or_else(not_url)?;
-        let (host, path) = split_host(rest);
-        if host.is_empty() || host.contains([' ', '\\']) {
-            return Err(not_url());
-        }
-        if host.contains('@') {
-            return Err(NameError::HasUser(shown(name)));
-        }
-        let host = host.to_ascii_lowercase();
-        let origin = Origin::of(scheme, &host).ok_or_else(not_url)?;
+        let (scheme, host, rest, path) = split(name)?;
+        let origin = Origin::of(scheme, &host).ok_or_else(|| NameError::NotUrl(shown(name)))?;
         let mut readings = self.readings(origin, path);
         let mut meant = Meant::new(name);
         let mut is_ours = false;
@@ -61,6 +52,14 @@ impl Addresses<'_> {
             self.add_carried(&mut meant, &inner, is_ours)?;
         }
         Ok(meant.references)
+    }
+
+    /// The one key that a URL means, if it means one.
+    pub(super) fn primary(&self, name: &str) -> Result<Option<Reference>, NameError> {
+        let (scheme, host, _, path) = split(name)?;
+        let origin = Origin::of(scheme, &host).ok_or_else(|| NameError::NotUrl(shown(name)))?;
+        let raw = self.readings(origin, path).next();
+        raw.map_or(Ok(None), |raw| first(name, &raw))
     }
 
     /// Fails where nobody declared a host that does not stand for the bucket.
@@ -163,6 +162,20 @@ impl<'url> Origin<'url> {
     }
 }
 
+/// A URL's scheme, its host in lower case, what stands behind the scheme, and the path.
+fn split(name: &str) -> Result<(&str, String, &str, &str), NameError> {
+    let not_url = || NameError::NotUrl(shown(name));
+    let (scheme, rest) = name.split_once("://").ok_or_else(not_url)?;
+    let (host, path) = split_host(rest);
+    if host.is_empty() || host.contains([' ', '\\']) {
+        return Err(not_url());
+    }
+    if host.contains('@') {
+        return Err(NameError::HasUser(shown(name)));
+    }
+    Ok((scheme, host.to_ascii_lowercase(), rest, path))
+}
+
 /// The host, and the path without the slash before it.
 fn split_host(rest: &str) -> (&str, &str) {
     let ends_host = |c: char| c == '/' || TAIL.contains(&c);
@@ -170,10 +183,21 @@ fn split_host(rest: &str) -> (&str, &str) {
     (host, path.strip_prefix('/').unwrap_or(path))
 }
 
-/// A URL behind its scheme up to what ends its path, and the rest.
-pub(super) fn split_tail(url: &str) -> (&str, &str) {
-    let url = url.split_once("://").map_or(url, |(_, rest)| rest);
-    url.split_at(url.find(TAIL).unwrap_or(url.len()))
+/// A URL without its scheme.
+pub(super) fn behind_scheme(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(_, rest)| rest)
+}
+
+/// A URL up to what ends its path, and the rest, without what signs it: that takes long to be read,
+/// and holds no key.
+pub(super) fn parts(url: &str) -> (&str, Cow<'_, str>) {
+    let (path, tail) = url.split_at(url.find(TAIL).unwrap_or(url.len()));
+    if signature(tail).is_none() {
+        return (path, tail.into());
+    }
+    let signs = |pair: &&str| signature(pair.trim_start_matches(TAIL)) == Some(0);
+    let pairs: Vec<&str> = tail.split('&').filter(|pair| !signs(pair)).collect();
+    (path, pairs.join("&").into())
 }
 
 /// Whether this is a list of URLs rather than one: another one stands behind what separates them,

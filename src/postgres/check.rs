@@ -15,6 +15,7 @@ use super::snapshot::{copy_out, identify};
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::hands::{CheckError, FreshCheck, Identity};
 use crate::key::ObjectKey;
+use crate::mention::{KeyHash, Keys, KnownNames};
 use crate::names::NameRules;
 use crate::references::ReferenceKind;
 
@@ -54,6 +55,8 @@ pub struct PrimaryCheck {
     relations: OnceLock<Relations>,
     /// Decided by the first question.
     method: OnceLock<Method>,
+    /// The names that need not be held against the keys any more.
+    known: OnceLock<KnownNames>,
 }
 
 impl PrimaryCheck {
@@ -74,6 +77,7 @@ impl PrimaryCheck {
             identity,
             relations: OnceLock::new(),
             method: OnceLock::new(),
+            known: OnceLock::new(),
         }
     }
 
@@ -86,7 +90,12 @@ impl PrimaryCheck {
         }
     }
 
-    async fn ask(&self, keys: &[&ObjectKey]) -> Result<Readings, DatabaseError> {
+    /// With mentions, a name that only mentions a key names it.
+    async fn ask(
+        &self,
+        keys: &[&ObjectKey],
+        with_mentions: bool,
+    ) -> Result<Readings, DatabaseError> {
         // A connection of its own each time: it costs little beside a window of batches, and
         // none lies idle for a firewall or a pooler to drop.
         let mut connection = self.database.connect().await?;
@@ -103,7 +112,7 @@ impl PrimaryCheck {
         // Locks the tables before the statement that reads them takes its snapshot, so that a
         // truncation in between cannot hide rows.
         self.query.validate(&mut connection).await?;
-        let named = self.settled(&mut connection, keys).await?;
+        let named = self.settled(&mut connection, keys, with_mentions).await?;
         execute(&mut connection, "ROLLBACK".to_owned())
             .await
             .map_err(statement("end the transaction"))?;
@@ -122,13 +131,14 @@ impl PrimaryCheck {
         &self,
         connection: &mut PgConnection,
         keys: &[&ObjectKey],
+        with_mentions: bool,
     ) -> Result<Readings, DatabaseError> {
         // Only what functions read needs a second question.
         let mut locked = Relations::planned(connection, &self.query).await?;
         let before = self.relations.get_or_init(|| locked.clone());
         locked.hold_all_of(before, connection).await?;
         for _ in 0..MOST_QUESTIONS {
-            let named = self.question(connection, keys).await?;
+            let named = self.question(connection, keys, with_mentions).await?;
             let before = locked;
             locked = Relations::locked(connection, &self.query).await?;
             if locked == before {
@@ -144,10 +154,14 @@ impl PrimaryCheck {
         &self,
         connection: &mut PgConnection,
         keys: &[&ObjectKey],
+        with_mentions: bool,
     ) -> Result<Readings, DatabaseError> {
         match self.method(connection, keys).await? {
             Method::Index(collation) => self.by_index(connection, keys, collation).await,
-            Method::Reread => self.by_reading_all(connection, keys).await,
+            Method::Reread => {
+                let known = self.known.get().filter(|_| with_mentions);
+                self.by_reading_all(connection, keys, known).await
+            }
         }
     }
 
@@ -219,7 +233,12 @@ impl PrimaryCheck {
         &self,
         connection: &mut PgConnection,
         keys: &[&ObjectKey],
+        known: Option<&KnownNames>,
     ) -> Result<Readings, DatabaseError> {
+        let mut mentioned = Mentioned::default();
+        if known.is_some() {
+            mentioned.add(keys, &self.rules.prefix);
+        }
         let places: HashMap<&str, usize> = keys
             .iter()
             .enumerate()
@@ -237,6 +256,11 @@ impl PrimaryCheck {
                 .rules
                 .widen(name)
                 .map_err(|error| unreadable(error.to_string()))?;
+            if known.is_some_and(|known| !known.contain(name)) {
+                for place in mentioned.by(&self.rules, name) {
+                    named[place].get_or_insert_default();
+                }
+            }
             for one in &meant {
                 if let Some(&place) = places.get(one.key.as_str()) {
                     let also: &mut Vec<ObjectKey> = named[place].get_or_insert_default();
@@ -264,23 +288,61 @@ impl PrimaryCheck {
     }
 }
 
+impl PrimaryCheck {
+    async fn answer(
+        &self,
+        keys: &[&ObjectKey],
+        with_mentions: bool,
+    ) -> Result<Readings, CheckError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ask(keys, with_mentions)
+            .await
+            .map_err(|error| CheckError(error.into()))
+    }
+}
+
+/// The keys of one question, as they may be mentioned.
+#[derive(Default)]
+struct Mentioned {
+    keys: Keys,
+    places: HashMap<KeyHash, Vec<usize>>,
+}
+
+impl Mentioned {
+    fn add(&mut self, keys: &[&ObjectKey], prefix: &str) {
+        for (place, key) in keys.iter().enumerate() {
+            self.keys.add(key, prefix);
+            self.places.entry(KeyHash::of(key)).or_default().push(place);
+        }
+    }
+
+    fn by(&self, rules: &NameRules, name: &str) -> impl Iterator<Item = usize> {
+        let (path, tail) = rules.parts(name);
+        let mentioned = self.keys.mentioned_in(&format!("{path}{tail}"));
+        let mentioned = mentioned.into_iter();
+        mentioned.flat_map(|key| self.places.get(&key).cloned().unwrap_or_default())
+    }
+}
+
 impl FreshCheck for PrimaryCheck {
     fn asks_many_at_once(&self) -> bool {
         self.by_index_of().is_some()
     }
 
+    fn beware_but_of(&self, known: KnownNames) {
+        // Of one run.
+        let _ = self.known.set(known);
+    }
+
     async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
-        let named = self.readings(keys).await?;
+        let named = self.answer(keys, true).await?;
         Ok(named.into_iter().map(|named| named.is_some()).collect())
     }
 
     async fn readings(&self, keys: &[&ObjectKey]) -> Result<Readings, CheckError> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.ask(keys)
-            .await
-            .map_err(|error| CheckError(error.into()))
+        self.answer(keys, false).await
     }
 }
 

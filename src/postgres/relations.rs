@@ -9,20 +9,22 @@ use super::query::literal;
 use super::{DatabaseError, ReferencesQuery};
 
 /// The relations that this transaction holds locks on, those of the system left out: each by its
-/// number, a view by what it says, too, and a table by which of its columns have a name that the query
-/// says (or any, where it says `*`). `pg_get_viewdef` writes the same view alike each time, as long as
-/// nothing in it is named anew.
+/// number, a view by what it says, too, and each column of a table by its name. (A partition's are
+/// those of its table.) A natural join hangs on all names. `pg_get_viewdef` writes the same view alike each time, as long as nothing in it is
+/// named anew.
 fn locked_by(query: &str) -> String {
     format!(
-        "SELECT COALESCE(array_agg(DISTINCT concat_ws(':', c.oid, \
-            CASE WHEN c.relkind = 'v' THEN md5(pg_get_viewdef(c.oid)) \
-            ELSE (SELECT md5(string_agg(concat_ws(':', a.attnum, a.attname), ',' ORDER BY a.attnum)) FROM pg_attribute AS a \
-                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
-                AND (position(lower(a.attname) IN said.text) > 0 OR position('*' IN said.text) > 0)) END)), '{{}}') \
-        FROM (SELECT lower({query}) AS text) AS said, pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
-        WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind IN ('r', 'm', 'p', 'v') \
-        AND c.relnamespace <> 'pg_catalog'::regnamespace \
-        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        "WITH locked AS (SELECT c.oid, c.relkind, c.relispartition FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
+            WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind IN ('r', 'm', 'p', 'v') \
+            AND c.relnamespace <> 'pg_catalog'::regnamespace \
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())), \
+        columns AS (SELECT a.attrelid, a.attnum, a.attname FROM pg_attribute AS a JOIN locked ON oid = attrelid \
+            WHERE a.attnum > 0 AND NOT a.attisdropped AND relkind <> 'v' AND NOT relispartition), \
+        parts AS (SELECT concat_ws(':', oid, CASE WHEN relkind = 'v' THEN md5(pg_get_viewdef(oid)) END) AS part FROM locked \
+            UNION SELECT concat_ws(':', attrelid, attnum, attname) FROM columns \
+            UNION SELECT concat_ws(':', attrelid, md5(string_agg(attname::text, ',' ORDER BY attnum))) FROM columns \
+                WHERE {query} ~* 'natural' GROUP BY attrelid) \
+        SELECT COALESCE(array_agg(part), '{{}}') FROM parts",
         query = literal(query)
     )
 }
@@ -78,7 +80,7 @@ impl Relations {
         match names {
             None => Ok(()),
             Some(names) => Err(DatabaseError::Query(format!(
-                "does not read {names} any more as when the run began: it was detached or renamed (it, or a column), or defined anew meanwhile, and a row in there would not be seen; start the run again"
+                "does not read {names} any more as when the run began: it, or a column of it, was detached, renamed, dropped or defined anew meanwhile, and a row in there would not be seen; start the run again"
             ))),
         }
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{End, Run, judged, unless};
 use crate::failure::RunError;
 use crate::guards::{self, Ground};
-use crate::hands::{Clock as _, Journal, Look, ReferenceSnapshot};
+use crate::hands::{Clock as _, FreshCheck, Journal, Look, ReferenceSnapshot};
 use crate::judge::judge;
 use crate::mark::{Marking, chunks};
 use crate::merge::{Criteria, Findings};
@@ -67,7 +67,8 @@ impl<J: Journal + Sync> Run<'_, J> {
             return Ok(End::Refused(refusals));
         }
 
-        let judging = self.judge_again(world.bucket(), reviewed, snapshot, cutoff);
+        let check = world.check(&identity);
+        let judging = self.judge_again(world.bucket(), &check, reviewed, snapshot, cutoff);
         let Some(plan) = unless(stop, judging).await? else {
             return Ok(End::Stopped);
         };
@@ -83,7 +84,6 @@ impl<J: Journal + Sync> Run<'_, J> {
         }
         // The manifest was listed long ago: every object is looked at again.
         let judged = judged(&ground, began, cutoff, None);
-        let check = world.check(&identity);
         self.delete(world, &approved, judged, &check).await
     }
 
@@ -91,6 +91,7 @@ impl<J: Journal + Sync> Run<'_, J> {
     async fn judge_again(
         &mut self,
         look: &(impl Look + Sync),
+        check: &impl FreshCheck,
         reviewed: &Reviewed,
         mut snapshot: impl ReferenceSnapshot,
         cutoff: Timestamp,
@@ -131,7 +132,7 @@ impl<J: Journal + Sync> Run<'_, J> {
             )
             .await?;
         }
-        self.hold_back_mentioned(&mut builder, &mut snapshot, look)
+        self.hold_back_mentioned(&mut builder, &mut snapshot, look, check)
             .await?;
         snapshot.finish().await?;
         let mut plan = builder.finish()?;
