@@ -19,6 +19,9 @@ const MAX_WRITINGS: usize = 64;
 /// Shorter ones hide no key.
 const SHORTEST: usize = 6;
 
+/// Longer ones are not read, so that a long name takes no longer than many short ones.
+const LONGEST: usize = 4 * MAX_KEY_BYTES;
+
 /// The text, and all that it decodes to, however often it was encoded.
 pub(super) fn writings(text: &str) -> Vec<Cow<'_, str>> {
     let mut said: Vec<Cow<'_, str>> = vec![text.into()];
@@ -136,10 +139,14 @@ fn hidden_in(text: &str, decoded: &mut Vec<String>) {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric();
     let is_mark = |byte: u8| matches!(byte, b'+' | b'-' | b'_');
     let length = |from: usize, holds: &dyn Fn(u8) -> bool| {
-        let end = bytes[from..].iter().position(|byte| !holds(*byte));
-        end.unwrap_or(bytes.len() - from)
+        let rest = &bytes[from..bytes.len().min(from + LONGEST + 1)];
+        let end = rest.iter().position(|byte| !holds(*byte));
+        end.unwrap_or(rest.len())
     };
     for from in 0..bytes.len() {
+        if decoded.len() > MAX_WRITINGS {
+            break;
+        }
         if !is_letter(bytes[from]) && !is_mark(bytes[from])
             || from > 0 && is_letter(bytes[from - 1])
         {
@@ -187,7 +194,7 @@ fn from_base64(letters: &[u8]) -> Option<String> {
         b'/' => b'_',
         other => *other,
     };
-    if !(SHORTEST..=4 * MAX_KEY_BYTES).contains(&letters.len()) {
+    if !(SHORTEST..=LONGEST).contains(&letters.len()) {
         return None;
     }
     let mut beginning = [0; BEGINNING];
@@ -210,7 +217,7 @@ fn from_base64(letters: &[u8]) -> Option<String> {
 }
 
 fn from_hexadecimal(digits: &[u8]) -> Option<String> {
-    if digits.len() < 2 * SHORTEST || !digits.len().is_multiple_of(2) {
+    if !(2 * SHORTEST..=LONGEST).contains(&digits.len()) || !digits.len().is_multiple_of(2) {
         return None;
     }
     let byte = |pair: &[u8]| {
