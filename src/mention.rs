@@ -79,9 +79,7 @@ impl Keys {
         let letters = telling(key.as_str());
         let hash = KeyHash::of_letters(&letters);
         self.add_length(letters.len());
-        if !self.whole.insert(hash) {
-            return;
-        }
+        self.whole.insert(hash);
         let name = without_ending(key.as_str()).rsplit('/').next();
         let name = Words::of(name.unwrap_or_default()).letters;
         if name.len() >= TELLING_ALONE {
@@ -438,6 +436,8 @@ mod tests {
         ("photos/ΟΔΟΣ.png", "/photos/οδος.png"),
         ("photos/d d.png", "photos/d\u{a0}d.png"),
         ("photos/a9.png", "photos/a9"),
+        ("photos/a9.png", "photos/\u{ff21}\u{ff19}.png"),
+        ("x1/of-all-12.png", "x1of-all-12.webp"),
         ("photos/é.png", "photos/\\u00e9.png"),
         ("photos/\u{1f600}.png", "photos/\\ud83d\\ude00.png"),
         (
@@ -465,6 +465,7 @@ mod tests {
             ("x/a.png", "x/b/a.png"),
             ("x/a.png", "\u{e9}x/a.png"),
             ("x/a.png", "x/a.png\u{e9}"),
+            ("photographs/.png", "photographs/a.png"),
             ("images/12.png", "images/123.png"),
             ("images/12.png", "images/1.2.png"),
             ("2024/11/1-of-all.png", "2024/1/11-of-all.png"),

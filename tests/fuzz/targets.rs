@@ -4,6 +4,7 @@
 
 use orphan_sweeper::key::MAX_KEY_BYTES;
 use orphan_sweeper::manifest::{Header, Manifest, sha256};
+use orphan_sweeper::mention::{KeyHash, Keys};
 use orphan_sweeper::names::{Host, NameRules, ReferenceForm};
 use orphan_sweeper::object::Orphan;
 use orphan_sweeper::references::ReferenceKind;
@@ -53,6 +54,19 @@ pub(crate) fn names(name: &[u8]) {
                     let key = reference.key.as_str();
                     assert!(!key.is_empty() && key.len() <= MAX_KEY_BYTES);
                     assert!(reference.kind == ReferenceKind::Alternate || index == 0);
+                }
+                let primary = rules.primary_of(name).expect("it was widened");
+                let first = references.first();
+                let first = first.filter(|one| one.kind == ReferenceKind::Primary);
+                assert_eq!(primary.as_ref(), first.map(|one| &one.key));
+                // What a name means stands in it.
+                if let Some(primary) = primary {
+                    let mut keys = Keys::default();
+                    keys.add(&primary, &rules.prefix);
+                    let (path, _) = rules.parts(name);
+                    let has_letters = primary.as_str().chars().any(char::is_alphanumeric);
+                    let found = keys.mentioned_in(&path);
+                    assert_eq!(found.contains(&KeyHash::of(&primary)), has_letters);
                 }
                 if form == ReferenceForm::Key {
                     let named = references.first().and_then(|one| rules.name_of(&one.key));
