@@ -200,26 +200,42 @@ impl Words {
     }
 }
 
-/// The names that were held against all orphans already: some bytes for each. All are, where they
-/// are more than [`MAX_KNOWN`].
-#[derive(Debug, Default)]
-pub struct KnownNames(HashSet<u64>);
+/// The names that were held against all orphans already: some bytes for each. All are, where there
+/// is no room for more.
+#[derive(Debug)]
+pub struct KnownNames {
+    names: HashSet<u64>,
+    room: usize,
+}
 
 /// So many names are known again, some 80 MB.
 pub const MAX_KNOWN: usize = 4_000_000;
 
+impl Default for KnownNames {
+    fn default() -> Self {
+        Self::with_room(MAX_KNOWN)
+    }
+}
+
 impl KnownNames {
-    /// Adds a name, if there is room.
+    fn with_room(room: usize) -> Self {
+        Self {
+            names: HashSet::new(),
+            room,
+        }
+    }
+
+    /// Adds a name, as long as there is room.
     pub fn add(&mut self, name: &str) {
-        if self.0.len() <= MAX_KNOWN {
-            self.0.insert(Self::hash(name));
+        if self.names.len() <= self.room {
+            self.names.insert(Self::hash(name));
         }
     }
 
     /// Whether this is one of them.
     #[must_use]
     pub fn contain(&self, name: &str) -> bool {
-        self.0.len() > MAX_KNOWN || self.0.contains(&Self::hash(name))
+        self.names.len() > self.room || self.names.contains(&Self::hash(name))
     }
 
     fn hash(name: &str) -> u64 {
@@ -512,6 +528,32 @@ mod tests {
     }
 
     #[test]
+    fn of_more_names_than_there_is_room_for_all_are_known() {
+        let mut known = KnownNames::with_room(2);
+        for (name, is_known) in [("a", false), ("b", false), ("c", true), ("d", true)] {
+            known.add(name);
+            assert!(known.contain(name));
+            assert_eq!(known.contain("another"), is_known);
+        }
+        assert_eq!(known.names.len(), 3);
+    }
+
+    #[test]
+    fn only_the_first_are_told_with_what_mentions_them() {
+        let mut mentions = Mentions::default();
+        let key = |index: usize| ObjectKey::new(format!("{index}.png"));
+        for index in 0..MAX_TOLD + 2 {
+            mentions.add(KeyHash::of(&key(index)), || format!("of {index}"));
+            mentions.add(KeyHash::of(&key(index)), || "again".to_owned());
+        }
+        let told = |index| mentions.told(&key(index)).map(|told| told.name);
+        assert_eq!(told(MAX_TOLD - 1), Some(format!("of {}", MAX_TOLD - 1)));
+        assert_eq!(told(MAX_TOLD), None);
+        assert!(mentions.contains(KeyHash::of(&key(MAX_TOLD + 1))));
+        assert!(!mentions.contains(KeyHash::of(&key(MAX_TOLD + 2))));
+    }
+
+    #[test]
     fn what_is_written_in_base64_is_read() {
         for source in [
             "https://pics.s3.amazonaws.com/x/a.png",
@@ -552,6 +594,7 @@ mod tests {
             "MS5wbmc-",
         ] {
             let long = piece.repeat(2_000);
+            assert!(writings(&long).len() <= 64, "{piece}");
             assert!(!mentions(&long, "x/a.png"), "{piece}");
             assert!(mentions(&format!("{long} x/a.png"), "x/a.png"), "{piece}");
         }

@@ -67,7 +67,7 @@ proptest! {
             let whole = world.run(&part("", "", &[(Setting::Prefix, "images"), (Setting::DryRun, "true")])).await;
 
             let bounds: Vec<&str> = [""].into_iter().chain(cuts.iter().map(String::as_str)).chain([""]).collect();
-            let mut sum = Counts::default();
+            let (mut sum, mut held_back) = (Counts::default(), 0);
             for pair in bounds.windows(2) {
                 let report = world.run(&part(pair[0], pair[1], &[(Setting::Prefix, "images"), (Setting::DryRun, "true")])).await;
                 prop_assert!(report.error.is_none(), "{}", failure(&report));
@@ -75,8 +75,10 @@ proptest! {
                 let bound = |text: &str| if text.is_empty() { Value::Null } else { json!(text) };
                 prop_assert_eq!((&said["after"], &said["up_to"]), (&bound(pair[0]), &bound(pair[1])));
                 sum += report.summary.counts;
+                held_back += report.summary.more.held_back;
             }
             prop_assert_eq!(sum, whole.summary.counts);
+            prop_assert_eq!(held_back, whole.summary.more.held_back);
 
             // All parts at once. One that knows no reference is refused, as a whole run would be.
             let runs = bounds.windows(2).map(|pair| {
@@ -101,7 +103,11 @@ proptest! {
                     prop_assert_eq!(counts.deferred, counts.orphans);
                 } else {
                     prop_assert_eq!(report.summary.status, Status::Completed, "{:?}", report);
-                    for key in gone {
+                    // What a name mentions stays.
+                    let mentions = &report.summary.more.held_back_mentions;
+                    let held: BTreeSet<&str> = mentions.iter().map(|one| one.key.as_str()).collect();
+                    prop_assert_eq!(held.len() as u64, report.summary.more.held_back);
+                    for key in gone.into_iter().filter(|key| !held.contains(key.as_str())) {
                         left.remove(key);
                     }
                 }
