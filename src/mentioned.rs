@@ -8,8 +8,8 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use crate::hands::{Current, Look, ReferenceSnapshot};
 use crate::key::ObjectKey;
 use crate::mark::MarkError;
-use crate::mention::{KeyHash, Keys, KnownNames, Mentions};
-use crate::names::{NameRules, shown};
+use crate::mention::{Held, KeyHash, Keys, KnownNames, Mentions};
+use crate::names::{NameError, NameRules, shown};
 use crate::plan::PlanBuilder;
 use crate::scope::Scope;
 
@@ -118,14 +118,17 @@ impl<L: Look + Sync> Finding<'_, L> {
         let rules = self.comparing.rules;
         let (path, tail) = rules.parts(name);
         let meant = rules.primary_of(name)?;
-        let in_tail = keys.mentioned_in(&tail);
-        for key in &in_tail {
-            self.mentions.add(*key, || shown(name));
+        let too_long = |_| NameError::TooManyReadings(shown(name));
+        let in_tail = keys.mentioned_in(tail, Held::Strictly);
+        for key in in_tail.map_err(too_long)? {
+            self.mentions.add(key, || shown(name));
         }
         match meant {
             Some(meant) if self.is_there(&meant) => {}
             meant => {
-                let mut mentioned = keys.mentioned_in(&format!("{path}{tail}"));
+                let held = meant.as_ref().map_or(Held::Strictly, |_| Held::Loosely);
+                let mentioned = keys.mentioned_in(&format!("{path}{tail}"), held);
+                let mut mentioned = mentioned.map_err(too_long)?;
                 mentioned.retain(|key| !self.mentions.contains(*key));
                 for key in mentioned {
                     self.doubt(key, meant.as_ref(), name);

@@ -545,11 +545,11 @@ async fn where_no_condition_protects_the_look_comes_last_and_always() {
     case.fake.world().look_takes = Duration::from_secs(1);
     let began = Instant::now();
     assert_eq!(case.run().await.counts.deleted, 12);
-    // Three windows, one at a time, and each as old as its looks.
+    // Three windows, one at a time, and each asked about again behind its looks.
     assert_eq!(began.elapsed(), Duration::from_secs(3));
     let world = case.fake.world();
     assert_eq!(world.looked.len(), 12);
-    assert_eq!(world.oldest_check, Duration::from_secs(1));
+    assert_eq!(world.oldest_check, Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
@@ -799,6 +799,9 @@ async fn a_throttled_batch_is_sent_again_but_never_on_a_stale_check() {
     );
 }
 
+/// How old a check may be where it takes no time.
+const RECENT: Duration = Duration::from_millis(100);
+
 fn slow_down() -> BatchFault {
     BatchFault::Throttled {
         code: "SlowDown".to_owned(),
@@ -808,7 +811,7 @@ fn slow_down() -> BatchFault {
 /// Nothing waits behind a check: what a row names by now is not asked for.
 #[tokio::test(start_paused = true)]
 async fn what_is_sent_again_is_checked_again() {
-    for (faults, named_after, checks) in [(1, 150, 1), (3, 1_100, 2), (7, 12_000, 7)] {
+    for (faults, named_after) in [(1, 150), (3, 1_100), (7, 12_000)] {
         let case = Case::of(&keys(3));
         {
             let mut world = case.fake.world();
@@ -817,19 +820,14 @@ async fn what_is_sent_again_is_checked_again() {
             world.rows_since.insert(key(1), since);
         }
         let report = case.run().await;
-        let world = case.fake.world();
-        let was_recent = checks == 1;
         assert_eq!(
             [report.counts.deleted, report.counts.spared],
-            if was_recent { [3, 0] } else { [2, 1] },
+            [2, 1],
             "{report:?}"
         );
-        assert_eq!(world.objects.contains_key(&key(1)), !was_recent);
-        assert!(
-            world.oldest_check <= Duration::from_secs(1),
-            "{:?}",
-            world.oldest_check
-        );
+        let world = case.fake.world();
+        assert!(world.objects.contains_key(&key(1)));
+        assert!(world.oldest_check <= RECENT, "{:?}", world.oldest_check);
     }
     // All of them: nothing is left to be sent.
     let case = Case::of(&keys(3));
@@ -840,7 +838,7 @@ async fn what_is_sent_again_is_checked_again() {
     }
     let report = case.run().await;
     assert_eq!((report.counts.spared, report.counts.deleted), (3, 0));
-    assert_eq!(case.sent(), 3, "within a second");
+    assert_eq!(case.sent(), 1);
     // So many of them that the snapshot was wrong.
     let case = Case::of(&keys(20));
     case.fake.world().faults = vec![slow_down(); 4];
@@ -863,14 +861,34 @@ async fn what_is_sent_again_is_checked_again() {
     assert_eq!(report.counts.deleted, 0);
 }
 
+/// Ten at once are a snapshot that was wrong; some now and then are people at work.
+#[tokio::test(start_paused = true)]
+async fn what_is_named_in_the_course_of_a_long_batch_does_not_add_up() {
+    let case = Case::of(&keys(60));
+    {
+        let mut world = case.fake.world();
+        world.faults = vec![slow_down(); 6];
+        for index in 0..30 {
+            let since = Instant::now() + Duration::from_millis(100 + 700 * index as u64);
+            world.rows_since.insert(key(index), since);
+        }
+    }
+    let report = case.run().await;
+    assert!(
+        report.error.is_none() && report.counts.spared > 11,
+        "{report:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn single_keys_and_halves_are_checked_again_and_those_that_are_left_together() {
     let hostile: Vec<String> = (0..9).map(|index| format!("{index}\u{1}")).collect();
     let case = Case::of(&hostile);
     {
         let mut world = case.fake.world();
+        world.check_takes = Duration::from_secs(1);
         world.alone_takes = Duration::from_millis(700);
-        let since = Instant::now() + Duration::from_millis(2_700);
+        let since = Instant::now() + Duration::from_millis(4_500);
         for named in &hostile[5..7] {
             world.rows_since.insert(named.clone(), since);
         }
@@ -881,7 +899,7 @@ async fn single_keys_and_halves_are_checked_again_and_those_that_are_left_togeth
         [7, 2],
         "{report:?}"
     );
-    assert!(case.fake.world().oldest_check <= Duration::from_secs(1));
+    assert!(case.fake.world().oldest_check <= Duration::from_secs(2));
     let asked = case.fake.world().checked[&hostile[4]];
     assert_eq!(asked, case.fake.world().checked[&hostile[7]]);
 
@@ -899,7 +917,23 @@ async fn single_keys_and_halves_are_checked_again_and_those_that_are_left_togeth
         [8, 1],
         "{report:?}"
     );
-    assert!(case.fake.world().oldest_check <= Duration::from_secs(1));
+    assert!(case.fake.world().oldest_check <= RECENT);
+
+    // One that no batch can carry is asked about before it is deleted alone.
+    let case = Case::of(&keys(1));
+    {
+        let mut world = case.fake.world();
+        world.faults = vec![unreadable()];
+        world.batch_takes = Duration::from_secs(10);
+        let since = Instant::now() + Duration::from_secs(5);
+        world.rows_since.insert(key(0), since);
+    }
+    let report = case.run().await;
+    assert_eq!(
+        [report.counts.deleted, report.counts.spared],
+        [0, 1],
+        "{report:?}"
+    );
 }
 
 /// Where each question reads every name, the database is not asked more often than it can answer, nor
@@ -992,7 +1026,7 @@ async fn a_second_check_that_fails_or_hangs_sends_nothing_and_defers_nothing_tha
         "{report:?}"
     );
     assert_eq!([report.counts.failed, report.counts.deferred], [3, 0]);
-    assert_eq!(case.sent(), 3);
+    assert_eq!(case.sent(), 1);
 
     let case = Case {
         stop: Stop::at(Instant::now() + Duration::from_secs(3)),
@@ -1042,7 +1076,7 @@ async fn a_storage_that_counts_keys_is_used_to_its_limit_and_not_stormed() {
         assert!(sent < 120, "{allowed}: {sent} requests for 60 batches");
         // However long each waits for its turn.
         let oldest = world.oldest_check;
-        assert!(oldest <= Duration::from_secs(1), "{allowed}: {oldest:?}");
+        assert!(oldest <= RECENT, "{allowed}: {oldest:?}");
     }
 }
 

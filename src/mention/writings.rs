@@ -8,95 +8,133 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use percent_encoding::percent_decode_str;
 
-use crate::key::MAX_KEY_BYTES;
+use super::TooLong;
 
 /// So often what was decoded is decoded again.
 const DEPTH: usize = 4;
 
 /// No more texts are read of one.
-const MAX_WRITINGS: usize = 64;
+const MAX_WRITINGS: usize = 256;
 
 /// Shorter ones hide no key.
 const SHORTEST: usize = 6;
 
 /// Longer ones are not read, so that a long name takes no longer than many short ones.
-const LONGEST: usize = 4 * MAX_KEY_BYTES;
+const LONGEST: usize = 16_384;
 
-/// The text, and all that it decodes to, however often it was encoded.
-pub(super) fn writings(text: &str) -> Vec<Cow<'_, str>> {
+/// The text, and all that it decodes to, however often it was encoded. Fails where that is more
+/// than can be read.
+pub(super) fn writings(text: &str) -> Result<Vec<Cow<'_, str>>, TooLong> {
     let mut said: Vec<Cow<'_, str>> = vec![text.into()];
     let mut open: VecDeque<(usize, usize)> = [(0, 0)].into();
     while let Some((place, depth)) = open.pop_front() {
         if depth == DEPTH {
             continue;
         }
-        let decoded = decoded(&said[place]);
-        for text in decoded {
-            if said.len() < MAX_WRITINGS && !said.iter().any(|known| *known == text) {
-                open.push_back((said.len(), depth + 1));
-                said.push(text.into());
+        for text in decoded(&said[place])? {
+            if said.iter().any(|known| *known == text) {
+                continue;
             }
+            if said.len() == MAX_WRITINGS {
+                return Err(TooLong);
+            }
+            open.push_back((said.len(), depth + 1));
+            said.push(text.into());
         }
     }
-    said
+    Ok(said)
 }
 
 /// What a text decodes to at once.
-fn decoded(text: &str) -> Vec<String> {
+fn decoded(text: &str) -> Result<Vec<String>, TooLong> {
     let mut decoded = Vec::new();
     if text.contains('%') {
-        decoded.push(percent_decoded(text));
+        decoded.push(text_of(percent_decode_str(text).collect()));
     }
     if text.contains('&') && text.contains(';') {
         decoded.push(html_escape::decode_html_entities(text).into_owned());
     }
-    if text.contains("\\u") || text.contains("%u") {
-        decoded.push(without_code_units(text));
+    if text.contains('\\') || text.contains("%u") {
+        decoded.push(unescaped(text));
     }
     if text.contains("..") {
         decoded.push(without_dots(text));
     }
-    if text.contains('=') && text.contains(['&', ';']) {
+    if text.contains('=') {
         decoded.push(joined_values(text));
+    }
+    if text.contains(';') {
         decoded.push(without_matrix_parameters(text));
     }
+    if text.contains(char::is_control) {
+        decoded.push(text.replace(char::is_control, ""));
+    }
     decoded.extend(encoded_once_less(text));
-    hidden_in(text, &mut decoded);
-    decoded
+    hidden_in(text, &mut decoded)?;
+    Ok(decoded)
 }
 
 /// Of bytes that are no UTF-8, each is a letter of Latin-1.
-fn percent_decoded(text: &str) -> String {
-    let bytes: Vec<u8> = percent_decode_str(text).collect();
+fn text_of(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| {
         let bytes = error.into_bytes();
         bytes.into_iter().map(char::from).collect()
     })
 }
 
-/// Without what JSON (`\u00e9`) and JavaScript's `escape` (`%u00E9`) make of letters.
-fn without_code_units(text: &str) -> String {
-    let mut units: Vec<u16> = Vec::with_capacity(text.len());
+/// Without what JSON (`\u00e9`, `\n`), programs (`\xc3`, `\303`, `\u{e9}`) and JavaScript's `escape`
+/// (`%u00E9`) make of letters.
+fn unescaped(text: &str) -> String {
+    let mut bytes: Vec<u8> = Vec::with_capacity(text.len());
+    let mut units: Vec<u16> = Vec::new();
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
-        let code = rest.strip_prefix("\\u").or(rest.strip_prefix("%u"));
-        let code = code.and_then(|code| code.get(..4));
-        if let Some(unit) = code.and_then(|code| u16::from_str_radix(code, 16).ok()) {
+        let unit = rest.strip_prefix("\\u").or(rest.strip_prefix("%u"));
+        let unit = unit.and_then(|code| code.get(..4));
+        if let Some(unit) = unit.and_then(|code| u16::from_str_radix(code, 16).ok()) {
+            // (Two of them may be one letter.)
             units.push(unit);
             rest = &rest[6..];
-        } else {
-            let mut buffer = [0; 2];
-            units.extend_from_slice(c.encode_utf16(&mut buffer));
-            rest = &rest[c.len_utf8()..];
+            continue;
+        }
+        bytes.extend(String::from_utf16_lossy(&std::mem::take(&mut units)).bytes());
+        rest = &rest[c.len_utf8()..];
+        if c != '\\' {
+            bytes.extend(c.encode_utf8(&mut [0; 4]).bytes());
+        } else if let Some((code, behind)) = rest
+            .strip_prefix("u{")
+            .and_then(|code| code.split_once('}'))
+        {
+            let code = u32::from_str_radix(code, 16).ok().and_then(char::from_u32);
+            bytes.extend(code.unwrap_or(' ').to_string().bytes());
+            rest = behind;
+        } else if let Some(byte) = rest
+            .strip_prefix('x')
+            .and_then(|code| byte_of(code.get(..2)?, 16))
+        {
+            bytes.push(byte);
+            rest = &rest[3..];
+        } else if let Some(byte) = rest.get(..3).and_then(|code| byte_of(code, 8)) {
+            bytes.push(byte);
+            rest = &rest[3..];
+        } else if rest.starts_with(['n', 'r', 't', 'b', 'f']) {
+            bytes.push(b' ');
+            rest = &rest[1..];
         }
     }
-    String::from_utf16_lossy(&units)
+    bytes.extend(String::from_utf16_lossy(&units).bytes());
+    text_of(bytes)
+}
+
+fn byte_of(digits: &str, radix: u32) -> Option<u8> {
+    let are_digits = digits.chars().all(|c| c.is_digit(radix));
+    are_digits.then(|| u8::from_str_radix(digits, radix).ok())?
 }
 
 /// The path without the folders that a `..` leaves again.
 fn without_dots(text: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
-    for part in text.split('/') {
+    for part in text.split(['/', '\\']) {
         match part {
             ".." => drop(parts.pop()),
             part => parts.push(part),
@@ -120,13 +158,49 @@ fn without_matrix_parameters(text: &str) -> String {
     parts.collect::<Vec<_>>().join("/")
 }
 
-/// What was taken for Latin-1 when it was UTF-8 already.
+/// What Windows-1252 has in the place of Latin-1's control characters
+/// (<https://encoding.spec.whatwg.org/index-windows-1252.txt>).
+const WINDOWS: [(char, u8); 27] = [
+    ('€', 0x80),
+    ('‚', 0x82),
+    ('ƒ', 0x83),
+    ('„', 0x84),
+    ('…', 0x85),
+    ('†', 0x86),
+    ('‡', 0x87),
+    ('ˆ', 0x88),
+    ('‰', 0x89),
+    ('Š', 0x8a),
+    ('‹', 0x8b),
+    ('Œ', 0x8c),
+    ('Ž', 0x8e),
+    ('‘', 0x91),
+    ('’', 0x92),
+    ('“', 0x93),
+    ('”', 0x94),
+    ('•', 0x95),
+    ('–', 0x96),
+    ('—', 0x97),
+    ('˜', 0x98),
+    ('™', 0x99),
+    ('š', 0x9a),
+    ('›', 0x9b),
+    ('œ', 0x9c),
+    ('ž', 0x9e),
+    ('Ÿ', 0x9f),
+];
+
+/// What was taken for Latin-1, or Windows-1252, when it was UTF-8 already.
 fn encoded_once_less(text: &str) -> Option<String> {
     if text.is_ascii() {
         return None;
     }
-    let bytes: Result<Vec<u8>, _> = text.chars().map(u8::try_from).collect();
-    String::from_utf8(bytes.ok()?).ok()
+    let byte = |c: char| {
+        let known = WINDOWS.iter().find(|(known, _)| *known == c);
+        known.map_or_else(|| u8::try_from(c).ok(), |(_, byte)| Some(*byte))
+    };
+    let bytes: Option<Vec<u8>> = text.chars().map(byte).collect();
+    String::from_utf8(bytes?).ok()
 }
 
 /// Adds what is written in Base64 or hexadecimal within a text, as image servers write what they
@@ -134,7 +208,7 @@ fn encoded_once_less(text: &str) -> Option<String> {
 /// <https://github.com/atmos/camo#url-formats>,
 /// <https://docs.aws.amazon.com/solutions/latest/dynamic-image-transformation-for-amazon-cloudfront/use-supported-query-param-edits.html>):
 /// each piece by itself, what stands before and behind a mark in it, and with what stands behind a slash.
-fn hidden_in(text: &str, decoded: &mut Vec<String>) {
+fn hidden_in(text: &str, decoded: &mut Vec<String>) -> Result<(), TooLong> {
     let bytes = text.as_bytes();
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric();
     let is_mark = |byte: u8| matches!(byte, b'+' | b'-' | b'_');
@@ -145,7 +219,7 @@ fn hidden_in(text: &str, decoded: &mut Vec<String>) {
     };
     for from in 0..bytes.len() {
         if decoded.len() > MAX_WRITINGS {
-            break;
+            return Err(TooLong);
         }
         if !is_letter(bytes[from]) && !is_mark(bytes[from])
             || from > 0 && is_letter(bytes[from - 1])
@@ -153,12 +227,15 @@ fn hidden_in(text: &str, decoded: &mut Vec<String>) {
             continue;
         }
         let piece = &bytes[from..from + length(from, &|byte| is_letter(byte) || is_mark(byte))];
-        let joined = &bytes[from..from
-            + length(from, &|byte| {
-                is_letter(byte) || is_mark(byte) || byte == b'/'
-            })];
+        let letters = &piece[..length(from, &is_letter).min(piece.len())];
+        let joined = length(from, &|byte| {
+            is_letter(byte) || is_mark(byte) || byte == b'/'
+        });
+        let joined = &bytes[from..from + joined];
+        if piece.len() > LONGEST {
+            return Err(TooLong);
+        }
         decoded.extend(from_base64(piece));
-        let letters = &piece[..length(from, &is_letter)];
         if letters.len() < piece.len() {
             decoded.extend(from_base64(letters));
         }
@@ -175,6 +252,7 @@ fn hidden_in(text: &str, decoded: &mut Vec<String>) {
         // (As PostgreSQL writes bytes.)
         decoded.extend(piece.strip_prefix(b"x").and_then(from_hexadecimal));
     }
+    Ok(())
 }
 
 /// Base64, of the alphabet of URLs.
@@ -194,7 +272,7 @@ fn from_base64(letters: &[u8]) -> Option<String> {
         b'/' => b'_',
         other => *other,
     };
-    if !(SHORTEST..=LONGEST).contains(&letters.len()) {
+    if letters.len() < SHORTEST {
         return None;
     }
     let mut beginning = [0; BEGINNING];
@@ -217,13 +295,30 @@ fn from_base64(letters: &[u8]) -> Option<String> {
 }
 
 fn from_hexadecimal(digits: &[u8]) -> Option<String> {
-    if !(2 * SHORTEST..=LONGEST).contains(&digits.len()) || !digits.len().is_multiple_of(2) {
+    if digits.len() < 2 * SHORTEST || !digits.len().is_multiple_of(2) {
         return None;
     }
-    let byte = |pair: &[u8]| {
-        let pair = str::from_utf8(pair).ok()?;
-        u8::from_str_radix(pair, 16).ok()
-    };
+    let byte = |pair: &[u8]| byte_of(str::from_utf8(pair).ok()?, 16);
     let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
     String::from_utf8(bytes?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_can_be_read_is_an_error() {
+        for piece in ["eyJ4IjoxfQ-", "YWFh.", "YWFhYWFh/", "a=b&c=d;"] {
+            let said = writings(&piece.repeat(3)).map(|said| said.len());
+            assert!(said.is_ok_and(|said| said <= MAX_WRITINGS), "{piece}");
+        }
+        for long in ["eyJ4IjoxfQ-".repeat(300), "a".repeat(LONGEST + 1)] {
+            assert!(writings(&long).is_err());
+        }
+        // Whatever its length, where little is hidden in it.
+        for piece in ["%25", "&amp;", "x/../", "a/", "a-", "é", "a.b,", "\\u0025"] {
+            assert!(writings(&piece.repeat(3_000)).is_ok(), "{piece}");
+        }
+    }
 }

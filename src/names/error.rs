@@ -41,9 +41,9 @@ pub enum NameError {
         "the name {0} holds several URLs, or text before one; let the references query yield one URL a row"
     )]
     SeveralUrls(String),
-    /// Form `url`, and it can be read in too many ways.
+    /// It can be read in too many ways.
     #[error(
-        "the name {0} may mean more keys than can be tried; let the references query yield the URL of the object"
+        "the name {0} may mean more keys than can be tried; let the references query yield the key or the URL of the object, or leave it out"
     )]
     TooManyReadings(String),
     /// A host that nobody declared.

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use self::carried::urls_in;
-use super::error::{NameError, short, shown, signature};
+use super::error::{NameError, short, shown};
 use super::host::{Host, behind};
 use crate::key::{MAX_KEY_BYTES, ObjectKey};
 use crate::references::{Reference, ReferenceKind};
@@ -188,16 +188,9 @@ pub(super) fn behind_scheme(url: &str) -> &str {
     url.split_once("://").map_or(url, |(_, rest)| rest)
 }
 
-/// A URL up to what ends its path, and the rest, without what signs it: that takes long to be read,
-/// and holds no key.
-pub(super) fn parts(url: &str) -> (&str, Cow<'_, str>) {
-    let (path, tail) = url.split_at(url.find(TAIL).unwrap_or(url.len()));
-    if signature(tail).is_none() {
-        return (path, tail.into());
-    }
-    let signs = |pair: &&str| signature(pair.trim_start_matches(TAIL)) == Some(0);
-    let pairs: Vec<&str> = tail.split('&').filter(|pair| !signs(pair)).collect();
-    (path, pairs.join("&").into())
+/// A URL up to what ends its path, and the rest.
+pub(super) fn parts(url: &str) -> (&str, &str) {
+    url.split_at(url.find(TAIL).unwrap_or(url.len()))
 }
 
 /// Whether this is a list of URLs rather than one: another one stands behind what separates them,

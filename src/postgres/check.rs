@@ -15,8 +15,8 @@ use super::snapshot::{copy_out, identify};
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::hands::{CheckError, FreshCheck, Identity};
 use crate::key::ObjectKey;
-use crate::mention::{KeyHash, Keys, KnownNames};
-use crate::names::NameRules;
+use crate::mention::{Held, KeyHash, Keys, KnownNames};
+use crate::names::{NameError, NameRules, shown};
 use crate::references::ReferenceKind;
 
 /// Names of one statement. Asked for many more at once, the planner thinks it cheaper to read
@@ -257,7 +257,8 @@ impl PrimaryCheck {
                 .widen(name)
                 .map_err(|error| unreadable(error.to_string()))?;
             if known.is_some_and(|known| !known.contain(name)) {
-                for place in mentioned.by(&self.rules, name) {
+                let places = mentioned.by(&self.rules, name);
+                for place in places.map_err(|error| unreadable(error.to_string()))? {
                     named[place].get_or_insert_default();
                 }
             }
@@ -318,11 +319,14 @@ impl Mentioned {
         }
     }
 
-    fn by(&self, rules: &NameRules, name: &str) -> impl Iterator<Item = usize> {
+    fn by(&self, rules: &NameRules, name: &str) -> Result<Vec<usize>, NameError> {
         let (path, tail) = rules.parts(name);
-        let mentioned = self.keys.mentioned_in(&format!("{path}{tail}"));
-        let mentioned = mentioned.into_iter();
-        mentioned.flat_map(|key| self.places.get(&key).cloned().unwrap_or_default())
+        let mentioned = self
+            .keys
+            .mentioned_in(&format!("{path}{tail}"), Held::Strictly)
+            .map_err(|_| NameError::TooManyReadings(shown(name)))?;
+        let places = |key| self.places.get(&key).into_iter().flatten().copied();
+        Ok(mentioned.into_iter().flat_map(places).collect())
     }
 }
 

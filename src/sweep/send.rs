@@ -50,7 +50,7 @@ impl Checked {
 }
 
 /// How old a check may be without being made again, in any case.
-const RECENT: Duration = Duration::from_secs(1);
+const RECENT: Duration = Duration::from_millis(100);
 
 /// What is known before a request.
 #[derive(Debug, Clone, Copy)]
@@ -220,20 +220,21 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
             let check = self.course.hands.check;
             // Others wait for the same: where each reads every name there is, one after the
             // other.
+            let mut open: Vec<&mut (Orphan, Outcome)> = undecided(orphans).collect();
             let asking = async {
                 let _turn = if check.asks_many_at_once() {
                     None
                 } else {
                     Some(self.course.asking.lock().await)
                 };
-                ask_again(check, undecided(orphans).collect()).await
+                ask_again(check, &mut open).await
             };
             before.checked = tokio::select! {
                 biased;
                 checked = asking => checked?,
                 () = self.course.stop.wait() => return Ok(None),
             };
-            if_snapshot_wrong(orphans.iter().map(|settled| &**settled))?;
+            if_snapshot_wrong(open.iter().map(|settled| &**settled))?;
         }
         // Nobody knows whether what is named by now was deleted before it was.
         if let Some(since) = before.may_have_acted_since {
@@ -276,26 +277,41 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
         before: &mut Before,
     ) -> Asked {
         let mut attempt = 0;
+        let mut alone = matches!(&asked[..], [one] if !fits_in_xml(one.key.as_str()));
         loop {
             let sent_at = self.course.judged.now();
-            let answer = self.request(&asked).await;
+            let delete = self.course.hands.delete;
+            let answer = match &asked[..] {
+                [one] if alone => delete.delete_alone(one).await,
+                asked => delete.delete_batch(asked).await,
+            };
             let mut ended = Ok(());
-            attempt += 1;
-            if let Err(BatchFault::Throttled { code }) = &answer {
-                self.course.throttle.refused(asked.len());
-                if !did_nothing(code) {
-                    before.may_have_acted_since.get_or_insert(sent_at);
-                }
-                match self.come_again(attempt, &asked, orphans, before).await {
-                    Ok(Some(left)) if !left.is_empty() => {
-                        asked = left;
-                        continue;
+            let again = match &answer {
+                Err(BatchFault::Throttled { code }) => {
+                    attempt += 1;
+                    self.course.throttle.refused(asked.len());
+                    if !did_nothing(code) {
+                        before.may_have_acted_since.get_or_insert(sent_at);
                     }
-                    Ok(_) => {}
-                    Err(error) => ended = Err(error),
+                    self.come_again(attempt, &asked, orphans, before).await
                 }
-            } else if answer.is_ok() {
-                self.course.throttle.taken(asked.len());
+                Err(BatchFault::Unreadable { .. }) if asked.len() == 1 && !alone => {
+                    alone = true;
+                    self.if_recent(orphans, before).await
+                }
+                Ok(_) => {
+                    self.course.throttle.taken(asked.len());
+                    Ok(None)
+                }
+                Err(_) => Ok(None),
+            };
+            match again {
+                Ok(Some(left)) if !left.is_empty() => {
+                    asked = left;
+                    continue;
+                }
+                Ok(_) => {}
+                Err(error) => ended = Err(error),
             }
             // (The check may have settled some since.)
             asked = undecided(orphans)
@@ -307,25 +323,6 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
                 answer,
                 ended,
             };
-        }
-    }
-
-    /// The request itself; for what no batch can carry, alone.
-    async fn request(&self, asked: &[Orphan]) -> Result<BatchAnswer, BatchFault> {
-        let delete = self.course.hands.delete;
-        let alone = matches!(asked, [one] if !fits_in_xml(one.key.as_str()));
-        let answer = if alone {
-            delete.delete_alone(&asked[0]).await
-        } else {
-            delete.delete_batch(asked).await
-        };
-        match (&answer, asked) {
-            (Err(BatchFault::Unreadable { .. }), [one])
-                if !alone && self.is_fresh() && !self.course.halted() =>
-            {
-                delete.delete_alone(one).await
-            }
-            _ => answer,
         }
     }
 
@@ -344,6 +341,15 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
         if !self.turn(asked.len()).await || self.course.halted() {
             return Ok(None);
         }
+        self.if_recent(orphans, before).await
+    }
+
+    /// What is still to be asked for, where that rests on what is recent; `None` where it is not to be.
+    async fn if_recent(
+        &self,
+        orphans: &mut [&mut (Orphan, Outcome)],
+        before: &mut Before,
+    ) -> Result<Option<Vec<Orphan>>, SweepError> {
         let left = self.check_if_old(orphans, before).await?;
         // (The check takes its time, too.)
         Ok(left.filter(|_| self.is_fresh() && !self.course.halted()))

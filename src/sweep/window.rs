@@ -167,7 +167,8 @@ impl Window {
     }
 
     async fn check_again(&mut self, check: &impl FreshCheck) -> Result<(), SweepError> {
-        ask_again(check, self.undecided_mut().collect()).await?;
+        let mut undecided: Vec<&mut (Orphan, Outcome)> = self.undecided_mut().collect();
+        ask_again(check, &mut undecided).await?;
         for batch in &self.batches {
             if_snapshot_wrong(batch)?;
         }
@@ -231,7 +232,7 @@ impl Window {
 /// Asks the primary about these orphans, and spares those that a row names.
 pub(super) async fn ask_again(
     check: &impl FreshCheck,
-    mut undecided: Vec<&mut (Orphan, Outcome)>,
+    undecided: &mut [&mut (Orphan, Outcome)],
 ) -> Result<Checked, SweepError> {
     let at = Instant::now();
     let keys: Vec<&ObjectKey> = undecided.iter().map(|(orphan, _)| &orphan.key).collect();
