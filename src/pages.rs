@@ -368,10 +368,10 @@ fn held_because(mentions: &[Mention], key: &ObjectKey) -> String {
     const FOLDER: &str = "held back: nothing in its folder is referenced";
     match mentions.iter().find(|mention| mention.key == *key) {
         Some(Mention { name, .. }) => {
-            format!("held back: its key stands in {name}, whose own object is not there")
+            format!("held back: {name} mentions it, and means something else")
         }
         None if mentions.len() < MAX_TOLD => FOLDER.to_owned(),
-        None => format!("{FOLDER}, or its key stands in a name whose own object is not there"),
+        None => format!("{FOLDER}, or a name mentions it"),
     }
 }
 

@@ -255,7 +255,7 @@ impl Summary {
             tracing::warn!(
                 key = %mention.key,
                 name = mention.name,
-                "held back an orphan whose key stands in a name whose own object is not there"
+                "held back an orphan that a name mentions, which means another object or none"
             );
         }
         let counts = &self.counts;

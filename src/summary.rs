@@ -267,7 +267,7 @@ pub struct More {
     pub held_back: u64,
     /// The first such folders, at most [`MAX_PROBLEMS`].
     pub held_back_folders: Vec<HeldFolder>,
-    /// The first that names mention whose own object is not there, at most
+    /// The first that names mention which mean something else, at most
     /// [`MAX_TOLD`](crate::mention::MAX_TOLD).
     pub held_back_mentions: Vec<Mention>,
 }

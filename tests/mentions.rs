@@ -289,7 +289,7 @@ async fn people_read_what_is_held_back_by_which_name() {
     assert_eq!(swept.code, Some(0), "{swept:?}");
     for words in [
         "held back: 1 of the deferred",
-        "because a name holds their key",
+        "because a name mentions them",
         "x/<b>live.png in '/x/<b>live.png'",
     ] {
         assert!(swept.stdout.contains(words), "{}", swept.stdout);
@@ -311,16 +311,16 @@ async fn people_read_what_is_held_back_by_which_name() {
     assert!(
         shown
             .stdout
-            .contains("held back: x/<b>live.png, which '/x/<b>live.png' holds"),
+            .contains("held back: x/<b>live.png, which '/x/<b>live.png' mentions"),
         "{shown:?}"
     );
     let table = environment
         .cli(&["report", &run_id, "--format", "csv"])
         .await;
     assert!(
-        table.stdout.contains(
-            "held back: its key stands in '/x/<b>live.png', whose own object is not there"
-        ),
+        table
+            .stdout
+            .contains("held back: '/x/<b>live.png' mentions it, and means something else"),
         "{}",
         table.stdout
     );

@@ -811,6 +811,11 @@ async fn a_run_beside_which_another_column_takes_the_name_deletes_nothing() {
             "SELECT name FROM images WHERE \"of\"\"us\"",
             "INSERT INTO images VALUES ('orphan.png', true); ALTER TABLE images RENAME COLUMN \"of\"\"us\" TO old; ALTER TABLE images ADD COLUMN \"of\"\"us\" bool",
         ),
+        (
+            "CREATE TYPE inner_meta AS (file text, alt text); CREATE TYPE meta AS (i inner_meta[]); DROP TABLE images; CREATE TABLE images (name text, m meta)",
+            "SELECT ((m).i[1]).file FROM images WHERE m IS NOT NULL UNION ALL SELECT name FROM images",
+            "INSERT INTO images VALUES (NULL, ROW(ARRAY[ROW('orphan.png', 'x.png')::inner_meta])::meta); ALTER TYPE inner_meta RENAME ATTRIBUTE file TO old; ALTER TYPE inner_meta RENAME ATTRIBUTE alt TO file",
+        ),
         // What is joined hangs on columns that nobody says.
         (
             "ALTER TABLE images ADD COLUMN of int DEFAULT 1; CREATE TABLE users (of int); INSERT INTO users VALUES (1)",

@@ -214,7 +214,7 @@ fn text(to: &mut impl Write, pages: &mut Pages) -> io::Result<()> {
             for mention in &told.held_back_mentions {
                 writeln!(
                     to,
-                    "held back: {}, which {} holds",
+                    "held back: {}, which {} mentions",
                     mention.key,
                     escape(&mention.name)
                 )?;

@@ -251,7 +251,7 @@ fn write_held_back(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
     if !mentions.is_empty() {
         writeln!(
             to,
-            "  because a name holds their key, and what it means is not there: let the references query"
+            "  because a name mentions them that means something else: let the references query"
         )?;
         writeln!(
             to,

@@ -81,20 +81,59 @@ const SHOWN_CHARS: usize = 200;
 const SIGNATURE: &[u8] = b"X-Amz-";
 
 /// A name as an error may show it: no query (it may be signed), no user, no control
-/// characters, not too long.
+/// characters, not too long; of a URL nothing behind what may begin a query or another URL, and of a
+/// long piece that may hide one only the beginning.
 pub(crate) fn shown(name: &str) -> String {
     let bare = name.split(['?', '#']).next().unwrap_or_default();
     let bare = match bare.split_once("://") {
         Some((scheme, rest)) => {
-            let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
             let host = authority.rsplit('@').next().unwrap_or_default();
             // Another URL may stand in the path, with a user of its own.
             let path = path.split_once("://").map_or(path, |(before, _)| before);
-            format!("{scheme}://{host}/{path}")
+            format!("{scheme}://{host}{}", plain(path))
         }
+        None if encoded(bare, &["3a"]).is_some() => plain(bare),
         None => bare.to_owned(),
     };
     format!("'{}'", short(&bare))
+}
+
+/// So long a piece of a path may hide what it was made of: a UUID is shorter.
+const OPAQUE: usize = 40;
+
+/// What of a URL's path is plain.
+fn plain(path: &str) -> String {
+    let ends = [
+        path.find([';', '&']),
+        encoded(path, &["3f", "23", "26", "3b", "3a", "40"]),
+    ];
+    let path = match ends.into_iter().flatten().min() {
+        Some(end) => format!("{}…", &path[..end]),
+        None => path.to_owned(),
+    };
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '_' | '=');
+    let mut plain = String::new();
+    for piece in path.split_inclusive(|c| !is_letter(c)) {
+        if piece.len() > OPAQUE && piece.is_ascii() {
+            plain.push_str(&piece[..8]);
+            plain.push('…');
+        } else {
+            plain.push_str(piece);
+        }
+    }
+    plain
+}
+
+/// Where one of these stands percent-encoded, however often.
+fn encoded(text: &str, codes: &[&str]) -> Option<usize> {
+    text.match_indices('%').map(|(at, _)| at).find(|at| {
+        let code = text[at + 1..].trim_start_matches("25");
+        codes.iter().any(|known| {
+            code.get(..2)
+                .is_some_and(|code| code.eq_ignore_ascii_case(known))
+        })
+    })
 }
 
 /// The beginning of a text as an error may show it. A signature is left out wherever it stands:
@@ -115,4 +154,48 @@ pub(crate) fn signature(text: &str) -> Option<usize> {
         let begins = text.get(*at..at + SIGNATURE.len());
         begins.is_some_and(|begins| begins.eq_ignore_ascii_case(SIGNATURE))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_may_be_a_secret_is_shown() {
+        for (name, expected) in [
+            ("a/R&D;1.png", "'a/R&D;1.png'"),
+            ("a/100%25.png", "'a/100%25.png'"),
+            ("a.png?sig=SECRET", "'a.png'"),
+            ("photos/http://x.png", "'photos/http://x.png'"),
+            ("https://me:SECRET@h/a.png#SECRET", "'https://h/a.png'"),
+            ("https://h", "'https://h'"),
+            (
+                "https://h/a.png%3FExpires%3D1%26Signature%3DSECRET",
+                "'https://h/a.png…'",
+            ),
+            ("https://h/a.png%253Fsig%253DSECRET", "'https://h/a.png…'"),
+            ("https://h/a.png&sig=SECRET", "'https://h/a.png…'"),
+            ("https://h/a.png;token=SECRET", "'https://h/a.png…'"),
+            (
+                "https://h/x/https%3A%2F%2Fme%3ASECRET%40h/a.png",
+                "'https://h/x/https…'",
+            ),
+            ("https://h/me%40SECRET", "'https://h/me…'"),
+            ("https%3A//me:SECRET@h/a.png", "'https…'"),
+            (
+                "https://h/x/https://me:SECRET@h/a.png",
+                "'https://h/x/https'",
+            ),
+            (
+                "https://h/018fd0b5-0000-7000-8000-000000000001.png",
+                "'https://h/018fd0b5-0000-7000-8000-000000000001.png'",
+            ),
+            (
+                "https://h/r/aHR0cHM6Ly9oL2EucG5nP3NpZz1TRUNSRVRTRUNSRVRTRUNSRVQ.png",
+                "'https://h/r/aHR0cHM6…png'",
+            ),
+        ] {
+            assert_eq!(shown(name), expected);
+        }
+    }
 }

@@ -206,7 +206,7 @@ fn held_back(to: &mut impl Write, told: &Told) -> io::Result<()> {
     if !told.held_back_mentions.is_empty() {
         writeln!(
             to,
-            "<p>Because a name holds their key, and what it means is not there. Let the references query yield the key (or the object's URL), or leave that row out.</p>\n<table id=\"mentions\">"
+            "<p>Because a name mentions them that means something else. Let the references query yield the key (or the object's URL), or leave that row out.</p>\n<table id=\"mentions\">"
         )?;
         for mention in &told.held_back_mentions {
             writeln!(

@@ -10,18 +10,24 @@ use super::{DatabaseError, ReferencesQuery};
 
 /// The relations that this transaction holds locks on, those of the system left out: each by its
 /// number, a view by what it says, too, and each column of a table by its name. (A partition's are
-/// those of its table.) A natural join hangs on all names. `pg_get_viewdef` writes the same view alike each time, as long as nothing in it is
+/// those of its table.) So is each of a composite type's attributes. A natural join hangs on all names. `pg_get_viewdef` writes the same view alike each time, as long as nothing in it is
 /// named anew.
 fn locked_by(query: &str) -> String {
     format!(
-        "WITH locked AS (SELECT c.oid, c.relkind, c.relispartition FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
+        "WITH RECURSIVE locked AS (SELECT c.oid, c.relkind, c.relispartition FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
             WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind IN ('r', 'm', 'p', 'v') \
             AND c.relnamespace <> 'pg_catalog'::regnamespace \
             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())), \
         columns AS (SELECT a.attrelid, a.attnum, a.attname FROM pg_attribute AS a JOIN locked ON oid = attrelid \
             WHERE a.attnum > 0 AND NOT a.attisdropped AND relkind <> 'v' AND NOT relispartition), \
+        attributes AS (SELECT atttypid AS type FROM pg_attribute JOIN locked ON oid = attrelid WHERE attnum > 0 AND NOT attisdropped \
+            UNION SELECT a.atttypid FROM attributes AS c JOIN pg_type AS t ON t.oid = c.type JOIN pg_type AS e ON e.oid IN (t.oid, t.typelem, t.typbasetype) \
+                JOIN pg_attribute AS a ON a.attrelid = e.typrelid WHERE a.attnum > 0 AND NOT a.attisdropped), \
+        composite AS (SELECT DISTINCT e.typrelid FROM attributes AS c JOIN pg_type AS t ON t.oid = c.type JOIN pg_type AS e ON e.oid IN (t.oid, t.typelem, t.typbasetype) WHERE e.typrelid <> 0), \
         parts AS (SELECT concat_ws(':', oid, CASE WHEN relkind = 'v' THEN md5(pg_get_viewdef(oid)) END) AS part FROM locked \
             UNION SELECT concat_ws(':', attrelid, attnum, attname) FROM columns \
+            UNION SELECT concat_ws(':', attrelid, attnum, attname) FROM pg_attribute JOIN composite ON typrelid = attrelid \
+                WHERE attnum > 0 AND NOT attisdropped \
             UNION SELECT concat_ws(':', attrelid, md5(string_agg(attname::text, ',' ORDER BY attnum))) FROM columns \
                 WHERE {query} ~* 'natural' GROUP BY attrelid) \
         SELECT COALESCE(array_agg(part), '{{}}') FROM parts",
