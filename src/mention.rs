@@ -12,7 +12,7 @@ mod writings;
 
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::hash::Hasher as _;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -36,6 +36,24 @@ impl KeyHash {
         let mut hasher = DefaultHasher::new();
         hasher.write(letters.as_bytes());
         Self(hasher.finish())
+    }
+}
+
+/// The hash of what is a hash.
+#[derive(Debug, Clone, Copy, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("it is a number");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
     }
 }
 
@@ -85,9 +103,9 @@ fn without_ending(key: &str) -> &str {
 /// Keys that names are held against: some bytes for each.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
-    whole: HashSet<KeyHash>,
+    whole: HashSet<KeyHash, BuildHasherDefault<AsItIs>>,
     /// What else tells of a key, and whether in any text; `None` where several keys have it.
-    names: HashMap<KeyHash, Option<(KeyHash, bool)>>,
+    names: HashMap<KeyHash, Option<(KeyHash, bool)>, BuildHasherDefault<AsItIs>>,
     /// Whether any of these has so many bytes.
     lengths: Vec<bool>,
 }

@@ -119,7 +119,7 @@ impl<L: Look + Sync> Finding<'_, L> {
         let (path, tail) = rules.parts(name);
         let meant = rules.primary_of(name)?;
         let too_long = |_| NameError::TooManyReadings(shown(name));
-        let in_tail = keys.mentioned_in(tail, Held::Strictly);
+        let in_tail = keys.mentioned_in(&tail, Held::Strictly);
         for key in in_tail.map_err(too_long)? {
             self.mentions.add(key, || shown(name));
         }

@@ -115,11 +115,11 @@ impl NameRules {
     /// What says which object a name means, as a whole key where its form is `key`; and what it says
     /// besides, behind the path of a URL.
     #[must_use]
-    pub fn parts<'name>(&self, name: &'name str) -> (Cow<'name, str>, &'name str) {
+    pub fn parts<'name>(&self, name: &'name str) -> (Cow<'name, str>, Cow<'name, str>) {
         match self.form {
-            ReferenceForm::Key if self.prefix.is_empty() => (name.into(), ""),
+            ReferenceForm::Key if self.prefix.is_empty() => (name.into(), "".into()),
             // (It may hold the prefix already.)
-            ReferenceForm::Key => (format!("{}{name} {name}", self.prefix).into(), ""),
+            ReferenceForm::Key => (format!("{}{name} {name}", self.prefix).into(), "".into()),
             ReferenceForm::Url => {
                 let (path, tail) = url::parts(url::behind_scheme(name));
                 (path.into(), tail)

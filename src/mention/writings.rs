@@ -31,14 +31,18 @@ pub(super) fn writings(text: &str) -> Result<Vec<Cow<'_, str>>, TooLong> {
         if depth == DEPTH {
             continue;
         }
-        for text in decoded(&said[place])? {
+        let (decoded, rearranged) = (decoded(&said[place])?, rearranged(&said[place]));
+        let decoded = decoded.into_iter().map(|text| (text, depth + 1));
+        // (What that decodes to stands in what the text itself does.)
+        let rearranged = rearranged.into_iter().map(|text| (text, DEPTH));
+        for (text, depth) in decoded.chain(rearranged) {
             if said.iter().any(|known| *known == text) {
                 continue;
             }
             if said.len() == MAX_WRITINGS {
                 return Err(TooLong);
             }
-            open.push_back((said.len(), depth + 1));
+            open.push_back((said.len(), depth));
             said.push(text.into());
         }
     }
@@ -57,21 +61,27 @@ fn decoded(text: &str) -> Result<Vec<String>, TooLong> {
     if text.contains('\\') || text.contains("%u") {
         decoded.push(unescaped(text));
     }
-    if text.contains("..") {
-        decoded.push(without_dots(text));
-    }
-    if text.contains('=') {
-        decoded.push(joined_values(text));
-    }
-    if text.contains(';') {
-        decoded.push(without_matrix_parameters(text));
-    }
     if text.contains(char::is_control) {
         decoded.push(text.replace(char::is_control, ""));
     }
     decoded.extend(encoded_once_less(text));
     hidden_in(text, &mut decoded)?;
     Ok(decoded)
+}
+
+/// What the parts of a text say in another order or without each other.
+fn rearranged(text: &str) -> Vec<String> {
+    let mut rearranged = Vec::new();
+    if text.contains("..") {
+        rearranged.push(without_dots(text));
+    }
+    if text.contains('=') {
+        rearranged.push(joined_values(text));
+    }
+    if text.contains(';') {
+        rearranged.push(without_matrix_parameters(text));
+    }
+    rearranged
 }
 
 /// Of bytes that are no UTF-8, each is a letter of Latin-1.

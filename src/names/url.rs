@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use self::carried::urls_in;
-use super::error::{NameError, short, shown};
+use super::error::{NameError, short, shown, signature};
 use super::host::{Host, behind};
 use crate::key::{MAX_KEY_BYTES, ObjectKey};
 use crate::references::{Reference, ReferenceKind};
@@ -188,9 +188,34 @@ pub(super) fn behind_scheme(url: &str) -> &str {
     url.split_once("://").map_or(url, |(_, rest)| rest)
 }
 
-/// A URL up to what ends its path, and the rest.
-pub(super) fn parts(url: &str) -> (&str, &str) {
-    url.split_at(url.find(TAIL).unwrap_or(url.len()))
+/// A URL up to what ends its path, and the rest, without what signs it and nothing else: that takes
+/// long to be read.
+pub(super) fn parts(url: &str) -> (&str, Cow<'_, str>) {
+    let (path, tail) = url.split_at(url.find(TAIL).unwrap_or(url.len()));
+    if signature(tail).is_none() {
+        return (path, tail.into());
+    }
+    let pairs: Vec<&str> = tail.split('&').filter(|pair| !only_signs(pair)).collect();
+    (path, pairs.join("&").into())
+}
+
+/// Whether this is a parameter of a presigned URL as S3 writes it
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html>).
+fn only_signs(pair: &str) -> bool {
+    let Some((name, value)) = pair.trim_start_matches('?').split_once('=') else {
+        return false;
+    };
+    let is = |holds: fn(u8) -> bool| value.bytes().all(holds);
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"%+/=-_".contains(&byte);
+    match name.to_ascii_lowercase().as_str() {
+        "x-amz-algorithm" => value == "AWS4-HMAC-SHA256",
+        "x-amz-credential" => value.ends_with("aws4_request") && is(is_token),
+        "x-amz-date" | "x-amz-expires" => is(|byte| byte.is_ascii_digit() || b"TZ".contains(&byte)),
+        "x-amz-signedheaders" => value == "host",
+        "x-amz-signature" => is(|byte| byte.is_ascii_hexdigit()),
+        "x-amz-security-token" => value.len() > 100 && is(is_token),
+        _ => false,
+    }
 }
 
 /// Whether this is a list of URLs rather than one: another one stands behind what separates them,
@@ -679,6 +704,28 @@ mod tests {
         ] {
             let error = refused(ReferenceForm::Url, url);
             assert!(error.starts_with(&format!("the host {host} of")), "{error}");
+        }
+    }
+
+    #[test]
+    fn of_a_signature_only_what_is_one_is_left_out() {
+        let signed = "h/a.png?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA%2F20260101%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=20260101T000000Z&x-amz-expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=0a1B";
+        assert_eq!(parts(signed), ("h/a.png", "".into()));
+        let token = format!("h/a.png?w=3&X-Amz-Security-Token={}", "x%2F".repeat(30));
+        assert_eq!(parts(&token), ("h/a.png", "?w=3".into()));
+        for tail in [
+            "?v=2",
+            "#b.png",
+            "?X-Amz-Signature=0;src=b.png",
+            "?X-Amz-Signature=0#/b.png",
+            "?x-amz-meta-key=b.png",
+            "?X-Amz-Security-Token=b.png",
+            "?X-Amz-Credential=b.png",
+            "?X-Amz-Date=b.png",
+            "?X-Amz-SignedHeaders=b.png",
+            "?X-Amz-Algorithm",
+        ] {
+            assert_eq!(parts(&format!("h/a.png{tail}")), ("h/a.png", tail.into()));
         }
     }
 
