@@ -9,8 +9,8 @@
 //!    unreadable row or snapshot that may have lost rows means zero deletions.
 //! 2. An object is deleted only if it is older than the grace period, absent from a complete
 //!    snapshot of the references, absent again from a fresh check of the primary made just
-//!    before its batch (milliseconds; made again for what waits longer than a second, or than the
-//!    check itself took), and still carries the ETag that it was listed with. (The same bytes
+//!    before its batch (milliseconds; made again for what waits longer than a tenth of a second, or
+//!    than the check itself took), and still carries the ETag that it was listed with. (The same bytes
 //!    uploaded again keep their ETag. So when more than 60 s have passed since the listing
 //!    began, the object's age is read again before its batch.)
 //! 3. The cutoff (`now - grace`) is fixed once, when the run starts; `now` is the lower of the
@@ -47,8 +47,8 @@
 //! | 1 to 9 | `tests/simulation`: 20,000 histories of faults, crashes and people, an oracle at each deletion |
 //!
 //! What is left, and all that the simulation finds: an application that points a *new* row at
-//! an *old* key, between the fresh check and the deletion some milliseconds later (up to a second
-//! where S3 asks to slow down), loses that object; and one that uploads the *same bytes* to an old key again, between its page and the
+//! an *old* key, between the fresh check and the deletion some milliseconds later (up to a
+//! tenth of a second where requests wait for each other), loses that object; and one that uploads the *same bytes* to an old key again, between its page and the
 //! deletion less than a minute later. Never reuse keys, and keep versions: then
 //! [`recheck`](mod@recheck) notices it after the sweep, and [`restore`](mod@restore) brings it
 //! back (`tests/recheck.rs`, `tests/restore.rs`).

@@ -46,7 +46,7 @@ const CLOCKS_VARY: SignedDuration = SignedDuration::from_secs(5);
 const LEAST_SLEEP: SignedDuration = SignedDuration::from_secs(5);
 
 /// The longest time between a fresh check and a deletion that rests on it. (Mostly it is
-/// milliseconds, and a second where the check itself takes no longer.)
+/// milliseconds, and a tenth of a second where the check itself takes no longer.)
 pub const MAX_CHECK_AGE: Duration = Duration::from_mins(1);
 
 /// A batch that spares more keys than this, which is more than 1 % of the largest one, says

@@ -25,12 +25,10 @@ const EXTENSIONS: [&str; 5] = ["png", "JPG", "webp", "jpeg", "gif"];
 
 /// A key that may or may not be taken.
 pub(crate) fn any_key(rng: &mut Rng) -> String {
-    format!(
-        "images/{}{}.{}",
-        rng.pick(&STEMS),
-        rng.range(0, 60),
-        rng.pick(&EXTENSIONS)
-    )
+    let (stem, number) = (rng.pick(&STEMS), rng.index(60));
+    // (Each has one ending: a row that names another would mention it, which has tests of its own.)
+    let ending = EXTENSIONS[number % EXTENSIONS.len()];
+    format!("images/{stem}{number}.{ending}")
 }
 
 async fn wait(ms: Ms) {

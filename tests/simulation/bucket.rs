@@ -97,6 +97,13 @@ impl Bucket {
         Some(id)
     }
 
+    /// Whether this delete marker stands, or stood, over the key.
+    pub(crate) fn has_marker(&self, key: &str, marker: Option<&str>) -> bool {
+        let versions = self.keys.get(key).into_iter().flatten();
+        let mut markers = versions.filter(|version| version.marker);
+        markers.any(|version| Some(version.id.to_string().as_str()) == marker)
+    }
+
     /// The current objects below the prefix, after the key.
     pub(crate) fn listed<'a>(
         &'a self,

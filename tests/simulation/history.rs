@@ -540,7 +540,8 @@ fn judge_deletions(
                         .iter()
                         .any(|(erased, by)| erased == key && by.map(|id| id.to_string()) == *marker)
                 });
-                if by_another {
+                // An uploader who rolls back leaves a marker, too, and S3 does not say whose it is.
+                if by_another || state.bucket.has_marker(key, marker.as_deref()) {
                     of_others += 1;
                 } else {
                     broken.push(format!(

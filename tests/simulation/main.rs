@@ -36,8 +36,8 @@
 //! - no committed row names the object, and no upload under way may still commit one;
 //! - it is in scope and older than the run's cutoff;
 //! - key and entity tag were written down in the run's manifest before;
-//! - the fresh check is at most a second, and what it took itself, older than the request (60 s
-//!   where messages take seconds), and the listing or the look at most 60 s;
+//! - the fresh check is at most a tenth of a second, and what it took itself, older than the request
+//!   (60 s where messages take seconds), and the listing or the look at most 60 s;
 //! - the run is no dry run.
 //!
 //! And at the undoing of one: nothing but a delete marker goes.

@@ -25,9 +25,9 @@ const EPOCH: i64 = 1_800_000_000;
 /// The longest that the word of a check, a look or a listing may be acted on.
 const FRESH: Ms = 60_000;
 
-/// The longest that the word of a check may be acted on where messages are quick: a second, and
-/// what the check itself took.
-const RECENT: Ms = 1_250;
+/// The longest that the word of a check may be acted on where messages are quick: a tenth of a second,
+/// or as long as the check itself took, behind that.
+const RECENT: Ms = 250;
 
 /// The two losses that are known to remain.
 pub(crate) const EDITED: &str =
