@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use crate::hands::{Current, Look, ReferenceSnapshot};
 use crate::key::ObjectKey;
 use crate::mark::MarkError;
-use crate::mention::{Held, KeyHash, Keys, KnownNames, Mentions};
+use crate::mention::{Held, Keys, KnownNames, Mentions, Needle};
 use crate::names::{NameError, NameRules, shown};
 use crate::plan::PlanBuilder;
 use crate::scope::Scope;
@@ -63,7 +63,7 @@ async fn find_by(
         missing: missing.map(|missing| missing.iter().cloned().collect()),
         looked: 0,
         doubtful: Vec::new(),
-        mentions: Mentions::default(),
+        mentions: Mentions::behind(prefix),
         known: KnownNames::default(),
     };
     let mut orphans = plan.orphans()?;
@@ -97,7 +97,7 @@ async fn find_by(
 
 /// A key that stands in what names an object, if that is there.
 struct Doubtful {
-    mentioned: KeyHash,
+    mentioned: Needle,
     meant: ObjectKey,
     name: String,
 }
@@ -146,12 +146,14 @@ impl<L: Look + Sync> Finding<'_, L> {
         let scope = self.comparing.scope;
         let missing = self.missing.as_ref();
         missing.is_some_and(|missing| !missing.contains(key))
+            // (A folder's marker is no image.)
+            && !key.as_str().ends_with('/')
             && scope.prefix().contains(key.as_str())
             && scope.range().contains(key.as_str())
     }
 
     /// Whether the key counts hangs on whether what is meant is there.
-    fn doubt(&mut self, mentioned: KeyHash, meant: Option<&ObjectKey>, name: &str) {
+    fn doubt(&mut self, mentioned: Needle, meant: Option<&ObjectKey>, name: &str) {
         match meant {
             Some(meant) if self.looked < MAX_LOOKS => {
                 self.looked += 1;
@@ -317,10 +319,9 @@ mod tests {
             };
             let found = find_by(self.portion, &mut plan, &mut rows, comparing).await;
             let (mentions, known) = found.unwrap();
-            let held = orphans.iter().filter(|key| {
-                let key = ObjectKey::new(key.as_str());
-                mentions.contains(KeyHash::of(&key))
-            });
+            let held = orphans
+                .iter()
+                .filter(|key| mentions.mention(&ObjectKey::new(key.as_str())));
             (held.cloned().collect(), known, rows.1)
         }
 

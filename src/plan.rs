@@ -14,7 +14,7 @@ use crate::folders::{FolderWatch, Folders, HeldFolder, Holding};
 use crate::guards::{self, Figures, Limits};
 use crate::key::ObjectKey;
 use crate::manifest::{Spool, SpoolReader, SpoolWriter};
-use crate::mention::{KeyHash, MAX_TOLD, Mention, Mentions};
+use crate::mention::{MAX_TOLD, Mention, Mentions};
 use crate::merge::Findings;
 use crate::object::Orphan;
 use crate::review;
@@ -202,7 +202,7 @@ fn divide(all: Spool, holding: &Holding, mentions: &Mentions) -> io::Result<Divi
     let mut rest = SpoolWriter::new()?;
     let mut orphans = all.orphans()?;
     while let Some(orphan) = orphans.next_orphan()? {
-        if mentions.contains(KeyHash::of(&orphan.key)) {
+        if mentions.mention(&orphan.key) {
             told.extend(mentions.told(&orphan.key));
             held.push(&orphan)?;
         } else if holding.holds(orphan.key.as_str()) {

@@ -561,7 +561,7 @@ async fn a_query_that_calls_what_handles_exceptions_ends_the_run() {
 
 /// Not everything that calls a function has parentheses.
 #[tokio::test]
-async fn what_is_called_as_an_attribute_an_operator_an_aggregate_or_a_cast_is_seen() {
+async fn what_is_called_as_an_attribute_an_operator_an_aggregate_or_a_domain_is_seen() {
     let world = world().await;
     world
         .sql("CREATE FUNCTION kept(images) RETURNS text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN $1.name; EXCEPTION WHEN others THEN RETURN NULL; END $$; \
@@ -572,11 +572,9 @@ async fn what_is_called_as_an_attribute_an_operator_an_aggregate_or_a_cast_is_se
             CREATE FUNCTION plussed() RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'a' |+| 'b' $$; \
             CREATE FUNCTION is_good(text) RETURNS bool LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN true; EXCEPTION WHEN others THEN RETURN false; END $$; \
             CREATE DOMAIN good_name AS text CHECK (is_good(VALUE)); \
-            CREATE TYPE held_name AS (name text); \
             CREATE FUNCTION shown(images) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN $1.name; EXCEPTION WHEN others THEN RETURN NULL; END $$; \
             CREATE FUNCTION \"Shown\"(images) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN $1.name; EXCEPTION WHEN others THEN RETURN NULL; END $$; \
-            CREATE FUNCTION to_held(text) RETURNS held_name LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN row($1); EXCEPTION WHEN others THEN RETURN NULL; END $$; \
-            CREATE CAST (text AS held_name) WITH FUNCTION to_held(text);")
+            SELECT")
         .await;
     for (query, function) in [
         ("SELECT i.kept FROM images AS i", "kept(images)"),
@@ -601,14 +599,6 @@ async fn what_is_called_as_an_attribute_an_operator_an_aggregate_or_a_cast_is_se
             "is_good(text)",
         ),
         (
-            "SELECT (name::text::held_name).name FROM images",
-            "to_held(text)",
-        ),
-        (
-            "SELECT (name::text:: \"public\".\"held_name\").name FROM images",
-            "to_held(text)",
-        ),
-        (
             "SELECT name FROM images WHERE good_name (name) > ''",
             "is_good(text)",
         ),
@@ -619,6 +609,46 @@ async fn what_is_called_as_an_attribute_an_operator_an_aggregate_or_a_cast_is_se
         assert!(failure.contains(&told), "{query}: {failure}");
     }
     assert_eq!((world.keys().len(), deletions(&world)), (3, 0));
+}
+
+/// It is called wherever a value becomes one of another type, and no word tells of it.
+#[tokio::test]
+async fn what_casts_is_called_without_a_word() {
+    for (cast, is_seen) in [
+        (
+            "CREATE FUNCTION keyof(r ref) RETURNS text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN (SELECT name FROM images WHERE id = r.id); EXCEPTION WHEN insufficient_privilege THEN RETURN NULL; END $$; CREATE CAST (ref AS text) WITH FUNCTION keyof(ref)",
+            true,
+        ),
+        (
+            "CREATE FUNCTION keyof(r ref) RETURNS text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN (SELECT name FROM images WHERE id = r.id); EXCEPTION WHEN insufficient_privilege THEN RETURN NULL; END $$; CREATE CAST (ref AS text) WITH FUNCTION keyof(ref) AS IMPLICIT",
+            true,
+        ),
+        (
+            "CREATE FUNCTION keyof(r ref) RETURNS text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN (SELECT name FROM images WHERE id = r.id); END $$; CREATE CAST (ref AS text) WITH FUNCTION keyof(ref) AS IMPLICIT",
+            false,
+        ),
+    ] {
+        let world = World::new().await;
+        world.put_named(&["a.png", "b.png"], 48).await;
+        world.put("orphan.png", 48);
+        world
+            .sql(&format!(
+                "ALTER TABLE images ADD COLUMN id serial; CREATE TYPE ref AS (id int); {cast}; CREATE TABLE refs AS SELECT ROW(id)::ref AS r FROM images"
+            ))
+            .await;
+        for query in ["SELECT r FROM refs", "SELECT ltrim(r::text, '/') FROM refs"] {
+            let report = world.run(&[(Setting::References, query)]).await;
+            if is_seen {
+                let failure = failure(&report);
+                let told = "may call keyof(ref), where exceptions are handled";
+                assert!(failure.contains(told), "{query}: {failure}");
+                assert_eq!(world.keys().len(), 3);
+            } else {
+                assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+                assert_eq!(world.keys(), ["a.png", "b.png"]);
+            }
+        }
+    }
 }
 
 /// Each statement of a volatile function sees another moment, also in the fresh check.

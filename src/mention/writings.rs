@@ -75,9 +75,7 @@ fn rearranged(text: &str) -> Vec<String> {
     if text.contains("..") {
         rearranged.push(without_dots(text));
     }
-    if text.contains('=') {
-        rearranged.push(joined_values(text));
-    }
+    rearranged.extend(joined_values(text));
     if text.contains(';') {
         rearranged.push(without_matrix_parameters(text));
     }
@@ -153,12 +151,30 @@ fn without_dots(text: &str) -> String {
     parts.join("/")
 }
 
-/// The values of a query, or of matrix parameters, behind each other: a folder may stand in one, and the
-/// name in the next.
-fn joined_values(text: &str) -> String {
-    let values = text.split(['?', '&', ';']);
-    let values = values.map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value));
-    values.collect::<Vec<_>>().join("/")
+/// Each value of a query, or of matrix parameters, that may be a file's name behind each other part:
+/// its folder may stand there.
+fn joined_values(text: &str) -> Vec<String> {
+    /// Of more parameters than these nobody makes one name.
+    const MOST: usize = 16;
+    if !text.contains('=') {
+        return Vec::new();
+    }
+    let parts = text.split(['?', '&', ';']).take(MOST);
+    let values = parts.map(|pair| {
+        pair.split_once('=')
+            .map_or((pair, false), |(_, value)| (value, true))
+    });
+    let values: Vec<(&str, bool)> = values.collect();
+    let files = values
+        .iter()
+        .filter(|(value, is_value)| *is_value && value.contains('.'));
+    let behind = |file: &str| {
+        let folders = values.iter().filter(move |(folder, _)| *folder != file);
+        folders
+            .map(|(folder, _)| format!("{folder}/{file}"))
+            .collect::<Vec<_>>()
+    };
+    files.flat_map(|(file, _)| behind(file)).collect()
 }
 
 /// A path without what its parts say behind a `;`.
@@ -200,7 +216,8 @@ const WINDOWS: [(char, u8); 27] = [
     ('Ÿ', 0x9f),
 ];
 
-/// What was taken for Latin-1, or Windows-1252, when it was UTF-8 already.
+/// What was taken for Latin-1, or Windows-1252, when it was UTF-8 already; other letters may stand
+/// between.
 fn encoded_once_less(text: &str) -> Option<String> {
     if text.is_ascii() {
         return None;
@@ -209,8 +226,22 @@ fn encoded_once_less(text: &str) -> Option<String> {
         let known = WINDOWS.iter().find(|(known, _)| *known == c);
         known.map_or_else(|| u8::try_from(c).ok(), |(_, byte)| Some(*byte))
     };
-    let bytes: Option<Vec<u8>> = text.chars().map(byte).collect();
-    String::from_utf8(bytes?).ok()
+    let mut less = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        // What was one letter stands together.
+        let end = rest.find(|c: char| c.is_ascii() || byte(c).is_none());
+        let (run, behind) = rest.split_at(end.unwrap_or(rest.len()));
+        match String::from_utf8(run.chars().filter_map(byte).collect()) {
+            Ok(letter) => less.push_str(&letter),
+            Err(_) => less.push_str(run),
+        }
+        let end = behind.find(|c: char| !c.is_ascii() && byte(c).is_some());
+        let (other, behind) = behind.split_at(end.unwrap_or(behind.len()));
+        less.push_str(other);
+        rest = behind;
+    }
+    Some(less)
 }
 
 /// Adds what is written in Base64 or hexadecimal within a text, as image servers write what they
@@ -259,8 +290,9 @@ fn hidden_in(text: &str, decoded: &mut Vec<String>) -> Result<(), TooLong> {
             decoded.extend(from_base64(&pieces));
         }
         decoded.extend(from_hexadecimal(piece));
-        // (As PostgreSQL writes bytes.)
-        decoded.extend(piece.strip_prefix(b"x").and_then(from_hexadecimal));
+        // (As PostgreSQL and programs write bytes.)
+        let prefixed = piece.strip_prefix(b"x").or(piece.strip_prefix(b"0x"));
+        decoded.extend(prefixed.and_then(from_hexadecimal));
     }
     Ok(())
 }

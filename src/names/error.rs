@@ -104,7 +104,14 @@ const OPAQUE: usize = 40;
 
 /// What of a URL's path is plain.
 fn plain(path: &str) -> String {
+    // A user and a password may stand in any part of it.
+    let is_user = |part: &str| {
+        let named = part.split_once('@').map(|(user, _)| user);
+        named.is_some_and(|user| user.contains(':'))
+    };
+    let user = path.split_inclusive('/').find(|part| is_user(part));
     let ends = [
+        user.and_then(|part| path.find(part)),
         path.find([';', '&']),
         encoded(path, &["3f", "23", "26", "3b", "3a", "40"]),
     ];
@@ -181,6 +188,11 @@ mod tests {
                 "'https://h/x/https…'",
             ),
             ("https://h/me%40SECRET", "'https://h/me…'"),
+            (
+                "https://h/r/https:/me:SECRET@h/a.png",
+                "'https://h/r/https:/…'",
+            ),
+            ("https://h/plain/a.png@webp", "'https://h/plain/a.png@webp'"),
             ("https%3A//me:SECRET@h/a.png", "'https…'"),
             (
                 "https://h/x/https://me:SECRET@h/a.png",

@@ -15,7 +15,7 @@ use super::snapshot::{copy_out, identify};
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::hands::{CheckError, FreshCheck, Identity};
 use crate::key::ObjectKey;
-use crate::mention::{Held, KeyHash, Keys, KnownNames};
+use crate::mention::{Held, Keys, KnownNames, Needle, needles};
 use crate::names::{NameError, NameRules, shown};
 use crate::references::ReferenceKind;
 
@@ -308,14 +308,16 @@ impl PrimaryCheck {
 #[derive(Default)]
 struct Mentioned {
     keys: Keys,
-    places: HashMap<KeyHash, Vec<usize>>,
+    places: HashMap<Needle, Vec<usize>>,
 }
 
 impl Mentioned {
     fn add(&mut self, keys: &[&ObjectKey], prefix: &str) {
         for (place, key) in keys.iter().enumerate() {
             self.keys.add(key, prefix);
-            self.places.entry(KeyHash::of(key)).or_default().push(place);
+            for needle in needles(key, prefix) {
+                self.places.entry(needle).or_default().push(place);
+            }
         }
     }
 
@@ -325,7 +327,7 @@ impl Mentioned {
             .keys
             .mentioned_in(&format!("{path}{tail}"), Held::Strictly)
             .map_err(|_| NameError::TooManyReadings(shown(name)))?;
-        let places = |key| self.places.get(&key).into_iter().flatten().copied();
+        let places = |needle| self.places.get(&needle).into_iter().flatten().copied();
         Ok(mentioned.into_iter().flat_map(places).collect())
     }
 }

@@ -85,7 +85,8 @@ const QUALIFIED: &str = "([[:space:]]|[[:alnum:]_$\"]*[.])*\"?";
 /// that read rows, by themselves or by others, as `reading`; all as `own`.
 ///
 /// The plan names what is called for each row. What the planner called itself, or does not show,
-/// stands only in the query, or in the views that it and its functions read. More may be named than is
+/// stands only in the query, or in the views that it and its functions read. What casts is called without a
+/// word, wherever a value becomes one of another type, so it counts as called. More may be named than is
 /// called: who is called by a name alone is not told by its schema here.
 fn called(query: &str, plan: &str) -> String {
     // (No backslash: what it means in a text hangs on a setting. Case is folded as that of names is, in
@@ -99,8 +100,8 @@ fn called(query: &str, plan: &str) -> String {
             CASE WHEN p.proname ~ '^[a-z0-9_$]+$' AND t.typtype IN ('c', 'p') THEN '[.]{BLANK}*' || replace(p.proname, '$', '[$]') || '([^[:alnum:]_$]|$)' END AS attribute, \
             t.typtype IN ('c', 'p') AS is_attribute, \
             ARRAY(SELECT o.oprname::text FROM pg_operator AS o WHERE o.oprcode = p.oid) AS operators, \
-            ARRAY(SELECT t.typname::text FROM pg_cast AS c JOIN pg_type AS t ON t.oid = c.casttarget WHERE c.castfunc = p.oid \
-                UNION ALL SELECT t.typname::text FROM pg_depend AS d JOIN pg_constraint AS c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid \
+            p.oid IN (SELECT castfunc FROM pg_cast) AS is_cast, \
+            ARRAY(SELECT t.typname::text FROM pg_depend AS d JOIN pg_constraint AS c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid \
                     JOIN pg_type AS t ON t.oid = c.contypid WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid) AS types \
             FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang \
                 LEFT JOIN pg_type AS t ON p.pronargs = 1 AND t.oid = p.proargtypes[0] \
@@ -112,7 +113,7 @@ fn called(query: &str, plan: &str) -> String {
                 OR CASE WHEN position(proname IN lower(text)) > 0 THEN text ~* call OR text ~* attribute END \
                 OR position(quoted IN text) > 0 AND (is_attribute OR EXISTS (SELECT FROM unnest(string_to_array(text, quoted)) WITH ORDINALITY AS p (behind, place) \
                     WHERE place > 1 AND behind ~ '^{BLANK}*[(]')) \
-                OR position(folded IN lower(text)) > 0 \
+                OR is_cast OR position(folded IN lower(text)) > 0 \
                 OR EXISTS (SELECT FROM unnest(operators) AS o WHERE position(o IN text) > 0) \
                 OR EXISTS (SELECT FROM unnest(types) AS t WHERE position(lower(t) IN lower(text)) > 0 AND {casts}) \
             UNION SELECT n.named FROM called AS c JOIN own AS caller ON caller.oid = c.oid, LATERAL ({NAMED}) AS n), \
