@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::guards::DatabaseState;
 use crate::key::{KeyRange, ObjectKey, Prefix, escape};
 use crate::manifest::{Header, Spool, sha256};
-use crate::mention::KnownNames;
+use crate::mention::KnownTexts;
 use crate::object::{ETag, Orphan, Outcome};
 use crate::reconcile::BatchAnswer;
 use crate::scope::Scope;
@@ -187,7 +187,7 @@ pub trait FreshCheck {
 
     /// From now on a name that is none of these, and that only mentions a key, is taken for one that
     /// names it, as far as each question reads every name.
-    fn beware_but_of(&self, known: KnownNames) {
+    fn beware_but_of(&self, known: KnownTexts) {
         drop(known);
     }
 

@@ -297,47 +297,46 @@ fn folded(c: char) -> impl Iterator<Item = char> {
     upper.flat_map(char::to_lowercase)
 }
 
-/// The names that were held against all orphans already: some bytes for each. All are, where there
-/// is no room for more.
+/// Names or keys that are known again, by some bytes for each. All are, where there is no room for more.
 #[derive(Debug)]
-pub struct KnownNames {
-    names: HashSet<u64>,
+pub struct KnownTexts {
+    texts: HashSet<u64>,
     room: usize,
 }
 
-/// So many names are known again, some 80 MB.
+/// So many are known again, some 80 MB.
 pub const MAX_KNOWN: usize = 4_000_000;
 
-impl Default for KnownNames {
+impl Default for KnownTexts {
     fn default() -> Self {
         Self::with_room(MAX_KNOWN)
     }
 }
 
-impl KnownNames {
+impl KnownTexts {
     fn with_room(room: usize) -> Self {
         Self {
-            names: HashSet::new(),
+            texts: HashSet::new(),
             room,
         }
     }
 
-    /// Adds a name, as long as there is room.
-    pub fn add(&mut self, name: &str) {
-        if self.names.len() <= self.room {
-            self.names.insert(Self::hash(name));
+    /// Adds a text, as long as there is room.
+    pub fn add(&mut self, text: &str) {
+        if self.texts.len() <= self.room {
+            self.texts.insert(Self::hash(text));
         }
     }
 
     /// Whether this is one of them.
     #[must_use]
-    pub fn contain(&self, name: &str) -> bool {
-        self.names.len() > self.room || self.names.contains(&Self::hash(name))
+    pub fn contain(&self, text: &str) -> bool {
+        self.texts.len() > self.room || self.texts.contains(&Self::hash(text))
     }
 
-    fn hash(name: &str) -> u64 {
+    fn hash(text: &str) -> u64 {
         let mut hasher = DefaultHasher::new();
-        hasher.write(name.as_bytes());
+        hasher.write(text.as_bytes());
         hasher.finish()
     }
 }
@@ -727,13 +726,13 @@ mod tests {
 
     #[test]
     fn of_more_names_than_there_is_room_for_all_are_known() {
-        let mut known = KnownNames::with_room(2);
+        let mut known = KnownTexts::with_room(2);
         for (name, is_known) in [("a", false), ("b", false), ("c", true), ("d", true)] {
             known.add(name);
             assert!(known.contain(name));
             assert_eq!(known.contain("another"), is_known);
         }
-        assert_eq!(known.names.len(), 3);
+        assert_eq!(known.texts.len(), 3);
     }
 
     #[test]

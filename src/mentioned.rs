@@ -1,14 +1,12 @@
 //! Holds every name once more against the orphans of a plan in the making: those that one
 //! [mentions](crate::mention) whose own object is not there are held back.
 
-use std::collections::HashSet;
-
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::hands::{Current, Look, ReferenceSnapshot};
 use crate::key::ObjectKey;
 use crate::mark::MarkError;
-use crate::mention::{Held, Keys, KnownNames, Mentions, Needle};
+use crate::mention::{Held, Keys, KnownTexts, Mentions, Needle};
 use crate::names::{NameError, NameRules, shown};
 use crate::plan::PlanBuilder;
 use crate::scope::Scope;
@@ -45,7 +43,7 @@ pub async fn find(
     plan: &mut PlanBuilder,
     snapshot: &mut impl ReferenceSnapshot,
     comparing: Comparing<'_, impl Look + Sync>,
-) -> Result<(Mentions, KnownNames), MarkError> {
+) -> Result<(Mentions, KnownTexts), MarkError> {
     find_by(ORPHANS_AT_ONCE, plan, snapshot, comparing).await
 }
 
@@ -55,16 +53,15 @@ async fn find_by(
     plan: &mut PlanBuilder,
     snapshot: &mut impl ReferenceSnapshot,
     comparing: Comparing<'_, impl Look + Sync>,
-) -> Result<(Mentions, KnownNames), MarkError> {
-    let missing = plan.missing();
+) -> Result<(Mentions, KnownTexts), MarkError> {
     let prefix = comparing.rules.prefix.as_str();
     let mut finding = Finding {
         comparing,
-        missing: missing.map(|missing| missing.iter().cloned().collect()),
+        missing: plan.take_missing(),
         looked: 0,
         doubtful: Vec::new(),
         mentions: Mentions::behind(prefix),
-        known: KnownNames::default(),
+        known: KnownTexts::default(),
     };
     let mut orphans = plan.orphans()?;
     loop {
@@ -104,12 +101,12 @@ struct Doubtful {
 
 struct Finding<'run, L> {
     comparing: Comparing<'run, L>,
-    /// What is referenced within the scope and not there, if that is known of all.
-    missing: Option<HashSet<ObjectKey>>,
+    /// What is referenced within the scope and not there.
+    missing: KnownTexts,
     looked: usize,
     doubtful: Vec<Doubtful>,
     mentions: Mentions,
-    known: KnownNames,
+    known: KnownTexts,
 }
 
 impl<L: Look + Sync> Finding<'_, L> {
@@ -144,8 +141,7 @@ impl<L: Look + Sync> Finding<'_, L> {
     /// Whether the plan tells that this object is there.
     fn is_there(&self, key: &ObjectKey) -> bool {
         let scope = self.comparing.scope;
-        let missing = self.missing.as_ref();
-        missing.is_some_and(|missing| !missing.contains(key))
+        !self.missing.contain(key.as_str())
             // (A folder's marker is no image.)
             && !key.as_str().ends_with('/')
             && scope.prefix().contains(key.as_str())
@@ -266,7 +262,7 @@ mod tests {
     struct Case {
         rules: NameRules,
         prefix: &'static str,
-        missing: Option<&'static [&'static str]>,
+        missing: &'static [&'static str],
         bucket: Bucket,
         portion: usize,
     }
@@ -276,7 +272,7 @@ mod tests {
             Self {
                 rules,
                 prefix: "",
-                missing: None,
+                missing: &[],
                 bucket: Bucket::default(),
                 portion: 10,
             }
@@ -287,15 +283,18 @@ mod tests {
             &self,
             orphans: &[String],
             names: &[String],
-        ) -> (Vec<String>, KnownNames, usize) {
-            let missing = self.missing.unwrap_or_default();
+        ) -> (Vec<String>, KnownTexts, usize) {
             let mut plan = PlanBuilder::new(None).unwrap();
             plan.add(Findings {
                 counts: Counts {
-                    dangling: self.missing.map_or(7, |missing| missing.len() as u64),
+                    dangling: self.missing.len() as u64,
                     ..Counts::default()
                 },
-                dangling: missing.iter().map(|&key| ObjectKey::new(key)).collect(),
+                dangling: self
+                    .missing
+                    .iter()
+                    .map(|&key| ObjectKey::new(key))
+                    .collect(),
                 orphans: orphans
                     .iter()
                     .map(|key| Orphan {
@@ -339,6 +338,7 @@ mod tests {
     #[tokio::test]
     async fn what_stands_in_a_name_is_held_unless_that_names_what_is_there() {
         let mut case = Case::of(url_rules());
+        case.missing = &["gone/b.png", "forbidden/a.png", "thumbs/f.png"];
         case.bucket.there = vec!["thumbs/"];
         let orphans = texts(&["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"]);
         let names = texts(&[
@@ -370,21 +370,15 @@ mod tests {
         ]);
         for (missing, prefix, there, held_back, looked) in [
             (
-                Some(&["x/of/x/b.png"][..]),
+                &["x/of/x/b.png"][..],
                 "",
                 "y/",
                 &["x/b.png"][..],
                 &["x/of/x/b.png"][..],
             ),
-            (Some(&[]), "x", "y/", &[], &["y/x/c.png"]),
-            (Some(&[]), "x", "nowhere", &["x/c.png"], &["y/x/c.png"]),
-            (
-                None,
-                "",
-                "x/of/",
-                &["x/c.png"],
-                &["x/of/x/a.png", "x/of/x/b.png", "y/x/c.png"],
-            ),
+            (&[], "x", "y/", &[], &["y/x/c.png"]),
+            (&[], "x", "nowhere", &["x/c.png"], &["y/x/c.png"]),
+            (&["x/of/x/a.png"], "", "x/of/", &[], &["x/of/x/a.png"]),
         ] {
             let mut case = Case::of(url_rules());
             (case.missing, case.prefix) = (missing, prefix);
@@ -397,7 +391,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_of_form_key_is_held_against_them_behind_its_prefix() {
-        let case = Case::of(NameRules {
+        let mut case = Case::of(NameRules {
             form: ReferenceForm::Key,
             prefix: "images/".to_owned(),
             ..url_rules()
@@ -409,6 +403,12 @@ mod tests {
             "images/e.png",
         ]);
         let names = texts(&["/a.png", "b%3Fc.png", "D.png", "thumb=e.png"]);
+        case.missing = &[
+            "images//a.png",
+            "images/b%3Fc.png",
+            "images/D.png",
+            "images/thumb=e.png",
+        ];
         let (held, ..) = case.held(&orphans, &names).await;
         assert_eq!(held, ["images/a.png", "images/b?c.png", "images/e.png"]);
     }
@@ -429,7 +429,7 @@ mod tests {
         let mut case = Case::of(url_rules());
         case.bucket.there = vec!["thumbs/"];
         let count = MAX_LOOKS + 2;
-        case.portion = count;
+        (case.portion, case.prefix) = (count, "elsewhere");
         let orphans: Vec<String> = (0..count).map(|index| format!("{index:05}.png")).collect();
         let of = |key: &String| format!("s3://pics/thumbs/{key}");
         let names: Vec<String> = orphans.iter().map(of).collect();

@@ -7,6 +7,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, BinaryHeap, HashSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::io;
+use std::mem;
 
 use jiff::Timestamp;
 
@@ -14,7 +15,7 @@ use crate::folders::{FolderWatch, Folders, HeldFolder, Holding};
 use crate::guards::{self, Figures, Limits};
 use crate::key::ObjectKey;
 use crate::manifest::{Spool, SpoolReader, SpoolWriter};
-use crate::mention::{MAX_TOLD, Mention, Mentions};
+use crate::mention::{KnownTexts, MAX_TOLD, Mention, Mentions};
 use crate::merge::Findings;
 use crate::object::Orphan;
 use crate::review;
@@ -41,6 +42,7 @@ pub struct PlanBuilder {
     max_delete: Option<u64>,
     last: HashSet<ObjectKey>,
     mentions: Mentions,
+    missing: KnownTexts,
 }
 
 impl PlanBuilder {
@@ -63,6 +65,7 @@ impl PlanBuilder {
             max_delete,
             last: HashSet::new(),
             mentions: Mentions::default(),
+            missing: KnownTexts::default(),
         })
     }
 
@@ -99,11 +102,9 @@ impl PlanBuilder {
         self.spool.orphans()
     }
 
-    /// Whether what is referenced within the scope so far is known to be there or to be missing, each of
-    /// it; and then what is missing.
-    #[must_use]
-    pub fn missing(&self) -> Option<&[ObjectKey]> {
-        (self.counts.dangling == self.dangling.len() as u64).then_some(&self.dangling)
+    /// What is referenced within the scope so far and not there.
+    pub fn take_missing(&mut self) -> KnownTexts {
+        mem::take(&mut self.missing)
     }
 
     /// Holds back the orphans that names mention.
@@ -132,6 +133,9 @@ impl PlanBuilder {
             for run in findings.folders.iter() {
                 folders.add(run);
             }
+        }
+        for key in &findings.dangling {
+            self.missing.add(key.as_str());
         }
         let room = MAX_NAMED_DANGLING - self.dangling.len();
         self.dangling

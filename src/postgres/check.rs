@@ -15,7 +15,7 @@ use super::snapshot::{copy_out, identify};
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::hands::{CheckError, FreshCheck, Identity};
 use crate::key::ObjectKey;
-use crate::mention::{Held, Keys, KnownNames, Needle, needles};
+use crate::mention::{Held, Keys, KnownTexts, Needle, needles};
 use crate::names::{NameError, NameRules, shown};
 use crate::references::ReferenceKind;
 
@@ -56,7 +56,7 @@ pub struct PrimaryCheck {
     /// Decided by the first question.
     method: OnceLock<Method>,
     /// The names that need not be held against the keys any more.
-    known: OnceLock<KnownNames>,
+    known: OnceLock<KnownTexts>,
 }
 
 impl PrimaryCheck {
@@ -233,7 +233,7 @@ impl PrimaryCheck {
         &self,
         connection: &mut PgConnection,
         keys: &[&ObjectKey],
-        known: Option<&KnownNames>,
+        known: Option<&KnownTexts>,
     ) -> Result<Readings, DatabaseError> {
         let mut mentioned = Mentioned::default();
         if known.is_some() {
@@ -337,7 +337,7 @@ impl FreshCheck for PrimaryCheck {
         self.by_index_of().is_some()
     }
 
-    fn beware_but_of(&self, known: KnownNames) {
+    fn beware_but_of(&self, known: KnownTexts) {
         // Of one run.
         let _ = self.known.set(known);
     }
