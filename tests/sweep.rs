@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use orphan_sweeper::object::Orphan;
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
 use proptest::prelude::*;
@@ -184,7 +185,17 @@ proptest! {
 
             let refused = counts.listed > 0 && (model.references.is_empty() || model.referenced.is_empty() && !model.orphans.is_empty());
             prop_assert_eq!(report.summary.status, if refused { Status::Refused } else { Status::Completed }, "{:?}", report);
-            let gone = if refused { BTreeSet::new() } else { model.orphans };
+            // What a name mentions stays; where every name has its object, none does.
+            let held: BTreeSet<String> = if world.has(&report, "held_back.jsonl") {
+                let lines = String::from_utf8(world.read_bytes(&report, "held_back.jsonl")).expect("UTF-8");
+                lines.lines().map(|line| serde_json::from_str::<Orphan>(line).expect("an orphan").key.as_str().to_owned()).collect()
+            } else {
+                BTreeSet::new()
+            };
+            prop_assert_eq!(size(&held), report.summary.more.held_back);
+            prop_assert!(held.is_subset(&model.orphans));
+            prop_assert!(held.is_empty() || !model.dangling.is_empty() || !prefix.is_empty(), "{:?}", held);
+            let gone: BTreeSet<String> = if refused { BTreeSet::new() } else { &model.orphans - &held };
             let left: Vec<String> = objects.keys().filter(|key| !gone.contains(*key)).cloned().collect();
             prop_assert_eq!(world.keys(), left);
             prop_assert_eq!(counts.deleted, size(&gone));
