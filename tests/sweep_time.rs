@@ -764,6 +764,14 @@ async fn what_asks_to_come_again_may_have_passed_the_request_on() {
         let report = case.run().await.counts;
         let told = [report.deleted, report.gone, report.failed + report.unknown];
         assert_eq!(told, counts, "{code} {attempts} times");
+        // Markers are looked for since the first request that may have acted.
+        let first = at(CUTOFF) - Duration::from_secs(5);
+        let asked_since = case.fake.world().asked_since.clone();
+        assert!(
+            asked_since.iter().all(|since| *since == first),
+            "{asked_since:?}"
+        );
+        assert_eq!(asked_since.is_empty(), code == "SlowDown");
         assert_eq!(report.failed > 0, code == "SlowDown" && attempts == 8);
     }
 }
@@ -1009,6 +1017,50 @@ async fn what_may_have_been_deleted_before_it_was_named_is_not_called_spared() {
             "{:?}",
             world.asked_since
         );
+    }
+}
+
+/// What an earlier request may have done is looked at, whatever ends the rest.
+#[tokio::test(start_paused = true)]
+async fn what_may_have_been_deleted_is_never_called_spared_or_deferred() {
+    let unavailable = || BatchFault::Throttled {
+        code: "ServiceUnavailable".to_owned(),
+    };
+    // So many are named by now that the snapshot was wrong.
+    let case = Case::of(&keys(20));
+    {
+        let mut world = case.fake.world();
+        world.faults = vec![unavailable(); 4];
+        for index in 0..11 {
+            let since = Instant::now() + Duration::from_millis(1);
+            world.rows_since.insert(key(index), since);
+        }
+    }
+    let report = case.run().await;
+    assert!(
+        matches!(report.error, Some(SweepError::SnapshotWrong { .. })),
+        "{report:?}"
+    );
+    assert_eq!([report.counts.spared, report.counts.unknown], [0, 20]);
+
+    // The check of a half fails, or the run is to stop between the halves.
+    for (checks, stop) in [(2, None), (100, Some(500))] {
+        let case = Case {
+            stop: stop.map_or(Stop::never(), |at| {
+                Stop::at(Instant::now() + Duration::from_millis(at))
+            }),
+            ..Case::of(&keys(6))
+        };
+        {
+            let mut world = case.fake.world();
+            world.faults = vec![unavailable(), unreadable()];
+            world.batch_takes = Duration::from_millis(150);
+            world.checks_until_failure = Some(checks);
+        }
+        let report = case.run().await;
+        assert_eq!(report.error.is_some(), stop.is_none(), "{report:?}");
+        assert_eq!(report.counts.deferred, 0, "{report:?}");
+        assert!(report.counts.unknown >= 3, "{report:?}");
     }
 }
 

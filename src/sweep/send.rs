@@ -145,12 +145,7 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
                 words
             }
             Err(BatchFault::Unreadable { .. }) if asked.len() > 1 => {
-                let (left, right) = orphans.split_at_mut(asked.len() / 2);
-                Box::pin(self.send_after(left, before)).await?;
-                if self.course.stop.requested() {
-                    return Ok(());
-                }
-                return Box::pin(self.send_after(right, before)).await;
+                return self.send_halves(&mut orphans, before).await;
             }
             Err(BatchFault::Throttled { code }) => {
                 let failed = if may_have_acted {
@@ -209,6 +204,27 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
         ended
     }
 
+    /// Sends what no request can carry as a whole.
+    async fn send_halves(
+        &self,
+        orphans: &mut [&mut (Orphan, Outcome)],
+        before: Before,
+    ) -> Result<(), SweepError> {
+        let (left, right) = orphans.split_at_mut(orphans.len() / 2);
+        let mut ended = Box::pin(self.send_after(left, before)).await;
+        if ended.is_ok() && !self.course.stop.requested() {
+            ended = Box::pin(self.send_after(right, before)).await;
+        }
+        // What was not sent again an earlier request may have deleted.
+        if let Some(since) = before.may_have_acted_since {
+            for settled in undecided(orphans) {
+                let word = Word::Silent { reason: PASSED_ON };
+                settled.1 = self.settle(&settled.0, word, since).await;
+            }
+        }
+        ended
+    }
+
     /// The orphans that may be asked for now: where the last fresh check is no longer recent, those
     /// that no row names by now. `None` where the run is to stop first.
     pub(super) async fn check_if_old(
@@ -216,6 +232,7 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
         orphans: &mut [&mut (Orphan, Outcome)],
         before: &mut Before,
     ) -> Result<Option<Vec<Orphan>>, SweepError> {
+        let mut snapshot = Ok(());
         if before.checked.is_old() {
             let check = self.course.hands.check;
             // Others wait for the same: where each reads every name there is, one after the
@@ -234,7 +251,7 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
                 checked = asking => checked?,
                 () = self.course.stop.wait() => return Ok(None),
             };
-            if_snapshot_wrong(open.iter().map(|settled| &**settled))?;
+            snapshot = if_snapshot_wrong(open.iter().map(|settled| &**settled));
         }
         // Nobody knows whether what is named by now was deleted before it was.
         if let Some(since) = before.may_have_acted_since {
@@ -245,6 +262,7 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
                 }
             }
         }
+        snapshot?;
         let left = undecided(orphans).map(|(orphan, _)| orphan.clone());
         Ok(Some(left.collect()))
     }
