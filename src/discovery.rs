@@ -154,7 +154,7 @@ pub enum Forgotten {
 
 /// A column that names orphans.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mention {
+pub struct Hit {
     /// The column.
     pub column: ColumnName,
     /// The sampled orphans that it names.
@@ -169,7 +169,7 @@ pub struct Mention {
     pub remedy: Option<String>,
 }
 
-impl fmt::Display for Mention {
+impl fmt::Display for Hit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             column,
@@ -223,7 +223,7 @@ pub struct Discovery {
     /// How many columns were searched.
     pub searched: usize,
     /// The columns that name orphans.
-    pub mentions: Vec<Mention>,
+    pub hits: Vec<Hit>,
     /// The columns that were not searched, and why.
     pub skipped: Vec<(ColumnName, String)>,
     /// Whether one of them may be read all the same: the search did not come to its end.
@@ -234,11 +234,8 @@ impl Discovery {
     /// The orphans that are named anywhere.
     #[must_use]
     pub fn named(&self) -> Vec<ObjectKey> {
-        let keys: BTreeSet<&ObjectKey> = self
-            .mentions
-            .iter()
-            .flat_map(|mention| &mention.keys)
-            .collect();
+        let keys: BTreeSet<&ObjectKey> =
+            self.hits.iter().flat_map(|mention| &mention.keys).collect();
         keys.into_iter().cloned().collect()
     }
 
@@ -247,7 +244,7 @@ impl Discovery {
         tracing::info!(
             orphans_sampled = self.sampled,
             columns_searched = self.searched,
-            columns_naming_orphans = self.mentions.len(),
+            columns_naming_orphans = self.hits.len(),
             "searched the database for forgotten references"
         );
         if let Some(skipped) = self.not_searched() {
@@ -380,7 +377,7 @@ pub async fn discover(
                 let of_key = found.iter().find(|(found, _)| found == key);
                 of_key.map(|(_, token)| *token)
             });
-            discovery.mentions.push(Mention {
+            discovery.hits.push(Hit {
                 column: column.name.clone(),
                 sampled: sample.len(),
                 written: shown(&shown_with.unwrap_or(first).text),

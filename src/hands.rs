@@ -185,10 +185,20 @@ pub trait FreshCheck {
         true
     }
 
-    /// From now on a name that is none of these, and that only mentions a key, is taken for one that
-    /// names it, as far as each question reads every name.
+    /// From now on a name that is none of these, and that only [mentions](crate::mention) a key, is taken
+    /// for one that names it, as far as each question reads every name.
     fn beware_but_of(&self, known: KnownTexts) {
         drop(known);
+    }
+
+    /// Whether a question about such keys reads every name, so that it can
+    /// [beware](Self::beware_but_of).
+    fn reads_all_names(
+        &self,
+        keys: &[&ObjectKey],
+    ) -> impl Future<Output = Result<bool, CheckError>> + Send {
+        let _ = keys;
+        ready(Ok(false))
     }
 
     /// For each key whether a row names it now, in a transaction begun for this question.

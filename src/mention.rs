@@ -8,16 +8,18 @@
 //! What is compared are the letters and digits alone, by words: marks, accents and case are what
 //! systems write in their own way. Where they tell enough, the ending is left out, and so are the folders.
 
+mod known;
 mod writings;
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use unicode_normalization::UnicodeNormalization as _;
 
+pub use self::known::{KnownTexts, MAX_KNOWN};
 use self::writings::writings;
 use crate::key::ObjectKey;
 
@@ -67,20 +69,20 @@ const TELLING_DIGITS: usize = 6;
 #[error("more keys than can be tried may stand in it")]
 pub struct TooLong;
 
-/// What a text is held to.
+/// How much of a key must stand in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Held {
-    /// It means an object that is not there: less is enough.
-    Loosely,
-    /// It may speak of anything.
-    Strictly,
+pub enum Reading {
+    /// Less, where the text means an object that is not there.
+    Loose,
+    /// Enough, where it may speak of anything.
+    Strict,
 }
 
 /// What tells of a key.
 struct Telling {
     letters: String,
-    /// In which texts at most.
-    held: Held,
+    /// The strictest reading in which this is enough.
+    enough: Reading,
     /// The key without its ending, where this tells only of the one key that has it.
     alone: Option<Needle>,
 }
@@ -89,13 +91,13 @@ struct Telling {
 fn tellings(key: &str, prefix: &str) -> Vec<Telling> {
     let whole = |key: &str| Telling {
         letters: Words::of(key).letters,
-        held: Held::Strictly,
+        enough: Reading::Strict,
         alone: None,
     };
     let mut tellings = vec![whole(key)];
     let strictly = |text: &str| match count(text) {
-        TELLING.. => Held::Strictly,
-        _ => Held::Loosely,
+        TELLING.. => Reading::Strict,
+        _ => Reading::Loose,
     };
     let bare = without_ending(key);
     let letters = Words::of(bare).letters;
@@ -103,7 +105,7 @@ fn tellings(key: &str, prefix: &str) -> Vec<Telling> {
     if count(bare) >= TELLING_LOOSELY {
         tellings.push(Telling {
             letters,
-            held: strictly(bare),
+            enough: strictly(bare),
             alone: None,
         });
     }
@@ -117,7 +119,7 @@ fn tellings(key: &str, prefix: &str) -> Vec<Telling> {
     if count(name) >= least {
         tellings.push(Telling {
             letters: Words::of(name).letters,
-            held: strictly(name),
+            enough: strictly(name),
             alone: Some(of),
         });
     }
@@ -148,13 +150,13 @@ pub fn needles(key: &ObjectKey, prefix: &str) -> impl Iterator<Item = Needle> {
     tellings.map(|telling| Needle::of(&telling.letters))
 }
 
-/// In which texts a needle tells of a key.
+/// The strictest readings in which a needle tells of a key.
 #[derive(Debug, Clone, Copy)]
 struct Tells {
     /// Of whoever has it.
-    of_all: Option<Held>,
+    of_all: Option<Reading>,
     /// Of the one key that has it alone; `None` where several have.
-    of_one: Option<(Needle, Held)>,
+    of_one: Option<(Needle, Reading)>,
     is_shared: bool,
 }
 
@@ -184,9 +186,9 @@ impl Keys {
                 is_shared: false,
             });
             match (telling.alone, tells.of_one) {
-                (None, _) => tells.of_all = tells.of_all.max(Some(telling.held)),
+                (None, _) => tells.of_all = tells.of_all.max(Some(telling.enough)),
                 (Some(of), Some((other, _))) => tells.is_shared |= of != other,
-                (Some(of), None) => tells.of_one = Some((of, telling.held)),
+                (Some(of), None) => tells.of_one = Some((of, telling.enough)),
             }
         }
     }
@@ -207,7 +209,7 @@ impl Keys {
     ///
     /// # Errors
     /// It hides more than can be read.
-    pub fn mentioned_in(&self, text: &str, held: Held) -> Result<BTreeSet<Needle>, TooLong> {
+    pub fn mentioned_in(&self, text: &str, held: Reading) -> Result<BTreeSet<Needle>, TooLong> {
         let mut found = BTreeSet::new();
         for text in writings(text)? {
             self.find(&Words::of(&text), held, &mut found);
@@ -216,7 +218,7 @@ impl Keys {
     }
 
     /// Adds what stands in a text as whole words.
-    fn find(&self, text: &Words, held: Held, found: &mut BTreeSet<Needle>) {
+    fn find(&self, text: &Words, held: Reading, found: &mut BTreeSet<Needle>) {
         for (index, &start) in text.bounds.iter().enumerate() {
             let ends = text.bounds[index + 1..].iter();
             let ends = ends.take_while(|end| **end - start < self.lengths.len());
@@ -229,7 +231,7 @@ impl Keys {
         }
     }
 
-    fn tells(&self, needle: Needle, held: Held) -> bool {
+    fn tells(&self, needle: Needle, held: Reading) -> bool {
         self.needles.get(&needle).is_some_and(|tells| {
             let of_one = tells.of_one.filter(|_| !tells.is_shared);
             let of_one = of_one.map(|(_, held)| held);
@@ -295,50 +297,6 @@ impl Words {
 fn folded(c: char) -> impl Iterator<Item = char> {
     let upper = c.to_lowercase().flat_map(char::to_uppercase);
     upper.flat_map(char::to_lowercase)
-}
-
-/// Names or keys that are known again, by some bytes for each. All are, where there is no room for more.
-#[derive(Debug)]
-pub struct KnownTexts {
-    texts: HashSet<u64>,
-    room: usize,
-}
-
-/// So many are known again, some 80 MB.
-pub const MAX_KNOWN: usize = 4_000_000;
-
-impl Default for KnownTexts {
-    fn default() -> Self {
-        Self::with_room(MAX_KNOWN)
-    }
-}
-
-impl KnownTexts {
-    fn with_room(room: usize) -> Self {
-        Self {
-            texts: HashSet::new(),
-            room,
-        }
-    }
-
-    /// Adds a text, as long as there is room.
-    pub fn add(&mut self, text: &str) {
-        if self.texts.len() <= self.room {
-            self.texts.insert(Self::hash(text));
-        }
-    }
-
-    /// Whether this is one of them.
-    #[must_use]
-    pub fn contain(&self, text: &str) -> bool {
-        self.texts.len() > self.room || self.texts.contains(&Self::hash(text))
-    }
-
-    fn hash(text: &str) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        hasher.write(text.as_bytes());
-        hasher.finish()
-    }
 }
 
 /// What tells of the orphans that names mention.
@@ -426,7 +384,7 @@ mod tests {
         keys.add(&ObjectKey::new("quite/another.png"), "");
         keys.add(&key, "");
         assert_eq!(keys.len(), 2);
-        [Held::Loosely, Held::Strictly].map(|held| {
+        [Reading::Loose, Reading::Strict].map(|held| {
             let found = keys.mentioned_in(text, held).unwrap();
             needles(&key, "").any(|needle| found.contains(&needle))
         })
@@ -669,7 +627,7 @@ mod tests {
             assert!(!mentions(text, key), "{key} in {text}");
         }
         assert!(Keys::default().is_empty());
-        let none = Keys::default().mentioned_in("a.png", Held::Loosely);
+        let none = Keys::default().mentioned_in("a.png", Reading::Loose);
         assert!(none.unwrap().is_empty());
     }
 
@@ -683,7 +641,7 @@ mod tests {
             keys
         };
         let count = |keys: &Keys, text: &str| {
-            let found = [Held::Strictly, Held::Loosely].map(|held| keys.mentioned_in(text, held));
+            let found = [Reading::Strict, Reading::Loose].map(|held| keys.mentioned_in(text, held));
             found.map(|found| found.unwrap().len())
         };
         let one = keys(&[
@@ -717,22 +675,11 @@ mod tests {
         // Both that are the same but for their endings.
         let twins = ["b/photograph-12.png", "b/photograph-12.jpg"];
         let found = keys(&twins)
-            .mentioned_in("photograph-12", Held::Strictly)
+            .mentioned_in("photograph-12", Reading::Strict)
             .unwrap();
         for key in twins {
             assert!(needles(&ObjectKey::new(key), "a/").any(|needle| found.contains(&needle)));
         }
-    }
-
-    #[test]
-    fn of_more_names_than_there_is_room_for_all_are_known() {
-        let mut known = KnownTexts::with_room(2);
-        for (name, is_known) in [("a", false), ("b", false), ("c", true), ("d", true)] {
-            known.add(name);
-            assert!(known.contain(name));
-            assert_eq!(known.contain("another"), is_known);
-        }
-        assert_eq!(known.texts.len(), 3);
     }
 
     #[test]

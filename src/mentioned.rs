@@ -1,18 +1,24 @@
-//! Holds every name once more against the orphans of a plan in the making: those that one
-//! [mentions](crate::mention) whose own object is not there are held back.
+//! Holds every name once more against the orphans of a plan in the making: those that it
+//! [mentions](crate::mention) are held back, unless what it means is there.
+
+use std::io;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::hands::{Current, Look, ReferenceSnapshot};
 use crate::key::ObjectKey;
+use crate::manifest::SpoolReader;
 use crate::mark::MarkError;
-use crate::mention::{Held, Keys, KnownTexts, Mentions, Needle};
+use crate::mention::{Keys, KnownTexts, Mentions, Needle, Reading};
 use crate::names::{NameError, NameRules, shown};
 use crate::plan::PlanBuilder;
 use crate::scope::Scope;
 
-/// So many orphans are held against the names at once, some 50 MB.
-const ORPHANS_AT_ONCE: usize = 500_000;
+/// So many orphans are held against the names at once, some 45 MB: three needles each, of 40 bytes.
+const ORPHANS_AT_ONCE: usize = 250_000;
+
+/// So many where the names are few and lie in memory, some 9 MB.
+const DANGLING_PORTION: usize = 50_000;
 
 /// So many names wait to have their objects looked at.
 const LOOKS_IN_A_ROW: usize = 1_000;
@@ -47,30 +53,43 @@ pub async fn find(
     find_by(ORPHANS_AT_ONCE, plan, snapshot, comparing).await
 }
 
-/// The same, by so many orphans at once.
+/// The same for names of form `key` that are all found but for these: no other can have been read
+/// wrongly. Nothing is read again.
+///
+/// # Errors
+/// The orphans cannot be read.
+pub async fn find_in_dangling(
+    plan: &mut PlanBuilder,
+    dangling: &[ObjectKey],
+    comparing: Comparing<'_, impl Look + Sync>,
+) -> Result<Mentions, MarkError> {
+    let rules = comparing.rules;
+    let mut finding = Finding::of(plan, comparing);
+    let mut orphans = plan.orphans()?;
+    loop {
+        let keys = next_keys(&mut orphans, DANGLING_PORTION, &rules.prefix)?;
+        if keys.is_empty() {
+            return Ok(finding.mentions);
+        }
+        for name in dangling.iter().filter_map(|key| rules.name_of(key)) {
+            finding.hold_against(name, &keys).await?;
+        }
+        finding.settle().await;
+    }
+}
+
+/// The same as [`find`], by so many orphans at once.
 async fn find_by(
     portion: usize,
     plan: &mut PlanBuilder,
     snapshot: &mut impl ReferenceSnapshot,
     comparing: Comparing<'_, impl Look + Sync>,
 ) -> Result<(Mentions, KnownTexts), MarkError> {
-    let prefix = comparing.rules.prefix.as_str();
-    let mut finding = Finding {
-        comparing,
-        missing: plan.take_missing(),
-        looked: 0,
-        doubtful: Vec::new(),
-        mentions: Mentions::behind(prefix),
-        known: KnownTexts::default(),
-    };
+    let prefix = &comparing.rules.prefix;
+    let mut finding = Finding::of(plan, comparing);
     let mut orphans = plan.orphans()?;
     loop {
-        let mut keys = Keys::default();
-        while keys.len() < portion
-            && let Some(orphan) = orphans.next_orphan()?
-        {
-            keys.add(&orphan.key, prefix);
-        }
+        let keys = next_keys(&mut orphans, portion, prefix)?;
         if keys.is_empty() {
             return Ok((finding.mentions, finding.known));
         }
@@ -92,6 +111,17 @@ async fn find_by(
     }
 }
 
+/// The next orphans, at most so many, as names behind this prefix may mention them.
+fn next_keys(orphans: &mut SpoolReader, portion: usize, prefix: &str) -> io::Result<Keys> {
+    let mut keys = Keys::default();
+    while keys.len() < portion
+        && let Some(orphan) = orphans.next_orphan()?
+    {
+        keys.add(&orphan.key, prefix);
+    }
+    Ok(keys)
+}
+
 /// A key that stands in what names an object, if that is there.
 struct Doubtful {
     mentioned: Needle,
@@ -109,21 +139,33 @@ struct Finding<'run, L> {
     known: KnownTexts,
 }
 
-impl<L: Look + Sync> Finding<'_, L> {
+impl<'run, L: Look + Sync> Finding<'run, L> {
+    fn of(plan: &mut PlanBuilder, comparing: Comparing<'run, L>) -> Self {
+        let prefix = &comparing.rules.prefix;
+        Self {
+            missing: plan.take_missing(),
+            looked: 0,
+            doubtful: Vec::new(),
+            mentions: Mentions::behind(prefix),
+            known: KnownTexts::default(),
+            comparing,
+        }
+    }
+
     async fn hold_against(&mut self, name: &str, keys: &Keys) -> Result<(), MarkError> {
         self.known.add(name);
         let rules = self.comparing.rules;
         let (path, tail) = rules.parts(name);
         let meant = rules.primary_of(name)?;
         let too_long = |_| NameError::TooManyReadings(shown(name));
-        let in_tail = keys.mentioned_in(&tail, Held::Strictly);
+        let in_tail = keys.mentioned_in(&tail, Reading::Strict);
         for key in in_tail.map_err(too_long)? {
             self.mentions.add(key, || shown(name));
         }
         match meant {
             Some(meant) if self.is_there(&meant) => {}
             meant => {
-                let held = meant.as_ref().map_or(Held::Strictly, |_| Held::Loosely);
+                let held = meant.as_ref().map_or(Reading::Strict, |_| Reading::Loose);
                 let mentioned = keys.mentioned_in(&format!("{path}{tail}"), held);
                 let mut mentioned = mentioned.map_err(too_long)?;
                 mentioned.retain(|key| !self.mentions.contains(*key));
@@ -284,6 +326,39 @@ mod tests {
             orphans: &[String],
             names: &[String],
         ) -> (Vec<String>, KnownTexts, usize) {
+            let mut plan = self.plan(orphans);
+            let texts = names.iter().map(|name| Some(Bytes::from(name.clone())));
+            let mut rows = Rows(texts.chain([None]).collect(), 0);
+            let scope = self.scope();
+            let comparing = self.comparing(&scope);
+            let found = find_by(self.portion, &mut plan, &mut rows, comparing).await;
+            let (mentions, known) = found.unwrap();
+            (held_of(&mentions, orphans), known, rows.1)
+        }
+
+        /// Which of the orphans the missing keys mention, as all that may.
+        async fn held_by_missing(&self, orphans: &[String]) -> Vec<String> {
+            let mut plan = self.plan(orphans);
+            let dangling = plan.all_dangling().unwrap().to_vec();
+            let scope = self.scope();
+            let found = find_in_dangling(&mut plan, &dangling, self.comparing(&scope)).await;
+            held_of(&found.unwrap(), orphans)
+        }
+
+        fn scope(&self) -> Scope {
+            Scope::new(Prefix::folder(self.prefix), &[], &[]).unwrap()
+        }
+
+        fn comparing<'case>(&'case self, scope: &'case Scope) -> Comparing<'case, Bucket> {
+            Comparing {
+                rules: &self.rules,
+                scope,
+                look: &self.bucket,
+                at_once: 3,
+            }
+        }
+
+        fn plan(&self, orphans: &[String]) -> PlanBuilder {
             let mut plan = PlanBuilder::new(None).unwrap();
             plan.add(Findings {
                 counts: Counts {
@@ -307,21 +382,7 @@ mod tests {
                 ..Findings::default()
             })
             .unwrap();
-            let texts = names.iter().map(|name| Some(Bytes::from(name.clone())));
-            let mut rows = Rows(texts.chain([None]).collect(), 0);
-            let scope = Scope::new(Prefix::folder(self.prefix), &[], &[]).unwrap();
-            let comparing = Comparing {
-                rules: &self.rules,
-                scope: &scope,
-                look: &self.bucket,
-                at_once: 3,
-            };
-            let found = find_by(self.portion, &mut plan, &mut rows, comparing).await;
-            let (mentions, known) = found.unwrap();
-            let held = orphans
-                .iter()
-                .filter(|key| mentions.mention(&ObjectKey::new(key.as_str())));
-            (held.cloned().collect(), known, rows.1)
+            plan
         }
 
         fn looked(self) -> Vec<String> {
@@ -329,6 +390,11 @@ mod tests {
             looked.sort();
             looked
         }
+    }
+
+    fn held_of(mentions: &Mentions, orphans: &[String]) -> Vec<String> {
+        let is_held = |key: &&String| mentions.mention(&ObjectKey::new(key.as_str()));
+        orphans.iter().filter(is_held).cloned().collect()
     }
 
     fn texts(texts: &[&str]) -> Vec<String> {
@@ -411,6 +477,13 @@ mod tests {
         ];
         let (held, ..) = case.held(&orphans, &names).await;
         assert_eq!(held, ["images/a.png", "images/b?c.png", "images/e.png"]);
+        assert_eq!(case.held_by_missing(&orphans).await, held);
+        // And those of every portion.
+        let many = (0..DANGLING_PORTION).map(|index| format!("images/{index}-of-many.png"));
+        let many: Vec<String> = many.chain(["images/e.png".to_owned()]).collect();
+        assert_eq!(case.held_by_missing(&many).await, ["images/e.png"]);
+        case.bucket.there = vec!["images/thumb=e"];
+        assert_eq!(case.held_by_missing(&many).await, Vec::<String>::new());
     }
 
     #[tokio::test]

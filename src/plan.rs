@@ -102,6 +102,13 @@ impl PlanBuilder {
         self.spool.orphans()
     }
 
+    /// The dangling references so far, where they are no more than are named.
+    #[must_use]
+    pub fn all_dangling(&self) -> Option<&[ObjectKey]> {
+        let is_all = self.dangling.len() as u64 == self.counts.dangling;
+        is_all.then_some(&self.dangling)
+    }
+
     /// What is referenced within the scope so far and not there.
     pub fn take_missing(&mut self) -> KnownTexts {
         mem::take(&mut self.missing)
@@ -721,6 +728,12 @@ mod tests {
     fn a_thousand_dangling_references_are_named_and_all_are_counted() {
         let mut plan = built([missing(0..600), missing(600..1_300), missing(1_300..1_301)]);
         assert_eq!(plan.counts().dangling, 1_301);
+        for (count, is_all) in [(0, true), (MAX_NAMED_DANGLING, true), (1_001, false)] {
+            let mut builder = PlanBuilder::new(None).unwrap();
+            builder.add(missing(0..count)).unwrap();
+            let all = (0..count).map(key).collect::<Vec<_>>();
+            assert_eq!(builder.all_dangling(), is_all.then_some(&all[..]));
+        }
         assert_eq!(
             plan.dangling(),
             (0..MAX_NAMED_DANGLING).map(key).collect::<Vec<_>>()

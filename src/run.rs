@@ -515,7 +515,12 @@ impl<J: Journal + Sync> Run<'_, J> {
         let Settings { rules, scope, .. } = self.settings;
         // Where all names are keys and all of them were found, none was read wrongly.
         let is_whole = scope.prefix().as_str().is_empty() && scope.range().is_whole();
-        if rules.keep_order() && is_whole && builder.counts().dangling == 0 {
+        let dangling = builder
+            .all_dangling()
+            .filter(|_| is_whole)
+            .map(<[_]>::to_vec);
+        let dangling = dangling.filter(|_| rules.keep_order());
+        if dangling.as_ref().is_some_and(Vec::is_empty) {
             return Ok(());
         }
         let comparing = Comparing {
@@ -524,6 +529,13 @@ impl<J: Journal + Sync> Run<'_, J> {
             look,
             at_once: self.settings.concurrency,
         };
+        if let Some(dangling) = dangling
+            && !dangling::read_all_names(&dangling, check).await?
+        {
+            let mentions = mentioned::find_in_dangling(builder, &dangling, comparing).await?;
+            builder.hold_back(mentions);
+            return Ok(());
+        }
         let (mentions, known) = mentioned::find(builder, snapshot, comparing).await?;
         builder.hold_back(mentions);
         check.beware_but_of(known);

@@ -23,7 +23,7 @@ use orphan_sweeper::summary::Status;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use support::program::{Ended, Environment};
-use support::{BUCKET, World, ago, failure};
+use support::{BUCKET, World, ago, before_the_fresh_check, failure};
 
 /// Ten referenced images and so many orphans, two days old.
 async fn world(orphans: usize) -> World {
@@ -178,21 +178,7 @@ async fn each_key_is_judged_again() {
 async fn a_row_written_after_the_snapshot_spares_its_object() {
     let world = world(3).await;
     let plan = plan(&world).await;
-    let url = world.database.url().to_owned();
-    world
-        .server
-        .on_request(Operation::DeleteObjects, move |_, record| {
-            let url = url.clone();
-            async move {
-                if record.nth == 1 {
-                    let mut connection = PgConnection::connect(&url).await.expect("connected");
-                    connection
-                        .execute("INSERT INTO images VALUES ('left/00001.png')")
-                        .await
-                        .expect("inserted");
-                }
-            }
-        });
+    before_the_fresh_check(&world, "INSERT INTO images VALUES ('left/00001.png')");
     let report = apply_to(&world, manifest(&plan), &[], &[]).await;
     let counts = report.summary.counts;
     assert_eq!((counts.deleted, counts.spared), (2, 1), "{report:?}");

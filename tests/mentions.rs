@@ -6,14 +6,15 @@ mod support;
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use orphan_sweeper::local::s3::{Effect, Fault, Operation};
 use orphan_sweeper::run::Report;
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
 use serde_json::json;
-use sqlx::{Connection as _, Executor as _, PgConnection};
-use support::World;
 use support::program::Environment;
+use support::{World, before_the_fresh_check};
 
 /// How image servers and careless code write the key `x/N.png` into a URL.
 const WAYS: [&str; 16] = [
@@ -34,26 +35,6 @@ const WAYS: [&str; 16] = [
     "https://cdn.example.com/old\\KEY",
     "https://cdn.example.com/BASE64",
 ];
-
-/// What a server of the cloud's own makes of a text.
-fn base64(text: &str) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let three = text.as_bytes().chunks(3);
-    three
-        .flat_map(|bytes| {
-            let [first, second, third] =
-                [0, 1, 2].map(|place| bytes.get(place).copied().unwrap_or(0));
-            let letters = [
-                first >> 2,
-                (first << 4 | second >> 4) & 63,
-                (second << 2 | third >> 6) & 63,
-                third & 63,
-            ];
-            let letters = letters.map(|place| char::from(LETTERS[usize::from(place)]));
-            letters.into_iter().take(1 + bytes.len())
-        })
-        .collect()
-}
 
 const URLS: [(Setting, &str); 6] = [
     (Setting::MaxOrphanPercent, "100"),
@@ -84,7 +65,7 @@ async fn put_in_all_ways(world: &World) -> Vec<String> {
     for (index, way) in WAYS.iter().enumerate() {
         let key = format!("x/live-{index:02}.png");
         world.put(&key, 48);
-        let hidden = base64(&format!(r#"{{"bucket":"pictures","key":"{key}"}}"#));
+        let hidden = URL_SAFE_NO_PAD.encode(format!(r#"{{"bucket":"pictures","key":"{key}"}}"#));
         world
             .name(&[way.replace("KEY", &key).replace("BASE64", &hidden)])
             .await;
@@ -170,19 +151,10 @@ async fn a_name_that_comes_before_the_fresh_check_and_mentions_an_orphan_saves_i
     world
         .name(&["https://cdn.example.com/thumbs/x/old-07.png"])
         .await;
-    let url = world.database.url().to_owned();
-    world
-        .server
-        .on_request(Operation::DeleteObjects, move |_, record| {
-            let url = url.clone();
-            async move {
-                if record.nth == 1 {
-                    let mut other = PgConnection::connect(&url).await.expect("connected");
-                    let work = "INSERT INTO images VALUES ('https://img.example.net/fit/64/pictures/x%252Flate.png@webp')";
-                    other.execute(work).await.expect("inserted");
-                }
-            }
-        });
+    before_the_fresh_check(
+        &world,
+        "INSERT INTO images VALUES ('https://img.example.net/fit/64/pictures/x%252Flate.png@webp')",
+    );
     let report = world.run(&URLS).await;
     let counts = report.summary.counts;
     assert_eq!((counts.deleted, counts.spared), (40, 1), "{report:?}");
@@ -233,6 +205,10 @@ async fn a_name_of_form_key_that_means_nothing_holds_what_stands_in_it() {
             "images/\u{f3}.png",
         ])
         .await;
+    // So that the fresh check asks for a few names and reads no others.
+    world
+        .sql("INSERT INTO images SELECT NULL FROM generate_series(1, 20000); CREATE INDEX ON images (name); ANALYZE images")
+        .await;
     let not_asked = (Setting::NotAReference, "public.images.name");
     // However narrow the scope: most of these names lie outside of it.
     for prefix in ["images", ""] {
@@ -263,6 +239,30 @@ async fn a_name_of_form_key_that_means_nothing_holds_what_stands_in_it() {
         held(&report),
         ["images/old.png", "images/o\u{301}.png", "images/slash.png"]
     );
+}
+
+/// Where no index serves the fresh check, it reads every name, and knows which of them are new.
+#[tokio::test]
+async fn a_name_of_form_key_that_mentions_an_orphan_saves_it_before_the_fresh_check() {
+    let world = World::new().await;
+    let kept: Vec<String> = (0..40)
+        .map(|index| format!("thumbs/images/{index:02}.png"))
+        .collect();
+    world
+        .put_named(&kept.iter().map(String::as_str).collect::<Vec<_>>(), 48)
+        .await;
+    world.name(&["images/gone.png"]).await;
+    // What was there mentions the first of them.
+    for key in ["images/07.png", "images/late.png"] {
+        world.put(key, 48);
+    }
+    before_the_fresh_check(&world, "INSERT INTO images VALUES ('/images/late.png')");
+    let report = world
+        .run(&[(Setting::NotAReference, "public.images.name")])
+        .await;
+    let counts = report.summary.counts;
+    assert_eq!((counts.deleted, counts.spared), (1, 1), "{report:?}");
+    assert!(world.keys().contains(&"images/late.png".to_owned()));
 }
 
 #[tokio::test]

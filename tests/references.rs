@@ -15,7 +15,7 @@ use orphan_sweeper::run::Report;
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
-use support::{World, failure};
+use support::{World, before_the_fresh_check, failure};
 
 /// Two referenced images and one orphan, all old.
 async fn world() -> World {
@@ -573,8 +573,7 @@ async fn what_is_called_as_an_attribute_an_operator_an_aggregate_or_a_domain_is_
             CREATE FUNCTION is_good(text) RETURNS bool LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN true; EXCEPTION WHEN others THEN RETURN false; END $$; \
             CREATE DOMAIN good_name AS text CHECK (is_good(VALUE)); \
             CREATE FUNCTION shown(images) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN $1.name; EXCEPTION WHEN others THEN RETURN NULL; END $$; \
-            CREATE FUNCTION \"Shown\"(images) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN $1.name; EXCEPTION WHEN others THEN RETURN NULL; END $$; \
-            SELECT")
+            CREATE FUNCTION \"Shown\"(images) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN $1.name; EXCEPTION WHEN others THEN RETURN NULL; END $$")
         .await;
     for (query, function) in [
         ("SELECT i.kept FROM images AS i", "kept(images)"),
@@ -795,24 +794,13 @@ async fn the_fresh_check_reads_all_that_the_snapshot_read() {
     assert!(check.referenced(&[&key]).await.is_err());
 }
 
-/// Something is done just before the first fresh check: when S3 is asked whether it compares ETags.
-async fn run_beside(tables: &str, query: &str, work: &'static str) -> (World, Report) {
+/// A run beside which something is done just before the first fresh check.
+async fn run_beside(tables: &str, query: &str, work: &str) -> (World, Report) {
     let world = World::new().await;
     world.sql(tables).await;
     world.put_named(&["a.png", "b.png"], 48).await;
     world.put("orphan.png", 48);
-    let url = world.database.url().to_owned();
-    world
-        .server
-        .on_request(Operation::DeleteObjects, move |_, record| {
-            let url = url.clone();
-            async move {
-                if record.nth == 1 {
-                    let mut other = PgConnection::connect(&url).await.expect("connected");
-                    other.execute(sqlx::raw_sql(work)).await.expect("worked");
-                }
-            }
-        });
+    before_the_fresh_check(&world, work);
     let report = world.run(&[(Setting::References, query)]).await;
     (world, report)
 }

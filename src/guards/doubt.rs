@@ -151,11 +151,11 @@ pub fn too_many_folders(holding: &Holding) -> Option<Refusal> {
 /// Columns that the query does not read name orphans.
 #[must_use]
 pub fn forgotten_references(discovery: &Discovery) -> Option<Refusal> {
-    if discovery.mentions.is_empty() {
+    if discovery.hits.is_empty() {
         return None;
     }
     let examples = discovery.named();
-    let said: Vec<String> = discovery.mentions.iter().map(ToString::to_string).collect();
+    let said: Vec<String> = discovery.hits.iter().map(ToString::to_string).collect();
     Some(Refusal {
         guard: "forgotten_reference",
         value: figure(examples.len() as u64),
@@ -163,7 +163,7 @@ pub fn forgotten_references(discovery: &Discovery) -> Option<Refusal> {
         hint: format!(
             "{}. Let the references query read it, or say that it is no reference with --not-a-reference {}",
             said.join("; "),
-            discovery.mentions[0].column
+            discovery.hits[0].column
         ),
         examples: examples.into_iter().take(EXAMPLES).collect(),
     })
@@ -172,7 +172,7 @@ pub fn forgotten_references(discovery: &Discovery) -> Option<Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discovery::{ColumnName, Forgotten, Mention};
+    use crate::discovery::{ColumnName, Forgotten, Hit};
     use crate::folders::HeldFolder;
 
     fn doubts() -> Doubts {
@@ -266,7 +266,7 @@ mod tests {
         let mut discovery = Discovery::default();
         assert_eq!(forgotten_references(&discovery), None);
         let keys = ["a.png", "b.png", "c.png", "d.png"].map(ObjectKey::new);
-        discovery.mentions.push(Mention {
+        discovery.hits.push(Hit {
             column: ColumnName::new("public", "users", "avatar"),
             keys: keys.to_vec(),
             sampled: 50,

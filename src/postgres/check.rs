@@ -15,7 +15,7 @@ use super::snapshot::{copy_out, identify};
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::hands::{CheckError, FreshCheck, Identity};
 use crate::key::ObjectKey;
-use crate::mention::{Held, Keys, KnownTexts, Needle, needles};
+use crate::mention::{Keys, KnownTexts, Needle, Reading, needles};
 use crate::names::{NameError, NameRules, shown};
 use crate::references::ReferenceKind;
 
@@ -90,12 +90,8 @@ impl PrimaryCheck {
         }
     }
 
-    /// With mentions, a name that only mentions a key names it.
-    async fn ask(
-        &self,
-        keys: &[&ObjectKey],
-        with_mentions: bool,
-    ) -> Result<Readings, DatabaseError> {
+    /// A transaction on the database that the snapshot was taken of.
+    async fn begin(&self) -> Result<PgConnection, DatabaseError> {
         // A connection of its own each time: it costs little beside a window of batches, and
         // none lies idle for a firewall or a pooler to drop.
         let mut connection = self.database.connect().await?;
@@ -112,15 +108,26 @@ impl PrimaryCheck {
         // Locks the tables before the statement that reads them takes its snapshot, so that a
         // truncation in between cannot hide rows.
         self.query.validate(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// With mentions, a name that only mentions a key names it.
+    async fn ask(
+        &self,
+        keys: &[&ObjectKey],
+        with_mentions: bool,
+    ) -> Result<Readings, DatabaseError> {
+        let mut connection = self.begin().await?;
         let named = self.settled(&mut connection, keys, with_mentions).await?;
-        execute(&mut connection, "ROLLBACK".to_owned())
-            .await
-            .map_err(statement("end the transaction"))?;
-        connection
-            .close()
-            .await
-            .map_err(statement("close the connection"))?;
+        end(connection).await?;
         Ok(named)
+    }
+
+    async fn method_for(&self, keys: &[&ObjectKey]) -> Result<Method, DatabaseError> {
+        let mut connection = self.begin().await?;
+        let method = self.method(&mut connection, keys).await?;
+        end(connection).await?;
+        Ok(method)
     }
 
     /// The answer of a question that locked no table anew. What a function of the query reads
@@ -325,7 +332,7 @@ impl Mentioned {
         let (path, tail) = rules.parts(name);
         let mentioned = self
             .keys
-            .mentioned_in(&format!("{path}{tail}"), Held::Strictly)
+            .mentioned_in(&format!("{path}{tail}"), Reading::Strict)
             .map_err(|_| NameError::TooManyReadings(shown(name)))?;
         let places = |needle| self.places.get(&needle).into_iter().flatten().copied();
         Ok(mentioned.into_iter().flat_map(places).collect())
@@ -342,6 +349,12 @@ impl FreshCheck for PrimaryCheck {
         let _ = self.known.set(known);
     }
 
+    async fn reads_all_names(&self, keys: &[&ObjectKey]) -> Result<bool, CheckError> {
+        let method = self.method_for(keys).await;
+        let method = method.map_err(|error| CheckError(error.into()))?;
+        Ok(method == Method::Reread)
+    }
+
     async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
         let named = self.answer(keys, true).await?;
         Ok(named.into_iter().map(|named| named.is_some()).collect())
@@ -350,6 +363,16 @@ impl FreshCheck for PrimaryCheck {
     async fn readings(&self, keys: &[&ObjectKey]) -> Result<Readings, CheckError> {
         self.answer(keys, false).await
     }
+}
+
+async fn end(mut connection: PgConnection) -> Result<(), DatabaseError> {
+    execute(&mut connection, "ROLLBACK".to_owned())
+        .await
+        .map_err(statement("end the transaction"))?;
+    connection
+        .close()
+        .await
+        .map_err(statement("close the connection"))
 }
 
 /// What the planner thinks that a statement costs, in its own unit.

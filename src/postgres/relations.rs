@@ -9,9 +9,10 @@ use super::query::literal;
 use super::{DatabaseError, ReferencesQuery};
 
 /// The relations that this transaction holds locks on, those of the system left out: each by its
-/// number, a view by what it says, too, and each column of a table by its name. (A partition's are
-/// those of its table.) So is each of a composite type's attributes. A natural join hangs on all names. `pg_get_viewdef` writes the same view alike each time, as long as nothing in it is
-/// named anew.
+/// number, a view by what it says, too, and each column of a table, and attribute of a composite type
+/// in it, by its name. (A partition's columns are those of its table.) A natural join hangs on all
+/// names. `pg_get_viewdef` writes the same view alike each time, as long as nothing in it is named
+/// anew.
 fn locked_by(query: &str) -> String {
     format!(
         "WITH RECURSIVE locked AS (SELECT c.oid, c.relkind, c.relispartition FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \

@@ -20,7 +20,9 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
 use jiff::{SignedDuration, Timestamp};
 use orphan_sweeper::local::postgres::{SharedPostgres, TestDatabase};
-use orphan_sweeper::local::s3::{ACCESS_KEY, Operation, REGION, S3Server, SECRET_KEY, Versioning};
+use orphan_sweeper::local::s3::{
+    ACCESS_KEY, Operation, REGION, RequestRecord, S3Server, SECRET_KEY, Versioning,
+};
 use orphan_sweeper::progress::Progress;
 use orphan_sweeper::run::{Report, run};
 use orphan_sweeper::settings::{RawSettings, Setting, Settings};
@@ -206,14 +208,26 @@ impl World {
 /// Runs statements when the batch of the orphans `left/0…` is asked for: behind the fresh
 /// check, before the deletion. The probe is the first such request.
 pub fn at_the_last_moment(world: &World, statements: &str) {
+    at_a_request(world, statements, |record| {
+        record.keys.iter().any(|key| key.starts_with("left/0"))
+    });
+}
+
+/// Runs statements behind the plan and before the first fresh check: when S3 is asked whether it
+/// compares ETags.
+pub fn before_the_fresh_check(world: &World, statements: &str) {
+    at_a_request(world, statements, |record| record.nth == 1);
+}
+
+/// Runs statements once, at the first such request for a deletion.
+fn at_a_request(world: &World, statements: &str, is_now: fn(&RequestRecord) -> bool) {
     let (url, statements) = (world.database.url().to_owned(), statements.to_owned());
     let done = Arc::new(AtomicBool::new(false));
     world
         .server
         .on_request(Operation::DeleteObjects, move |_, record| {
             let (url, statements) = (url.clone(), statements.clone());
-            let now = record.keys.iter().any(|key| key.starts_with("left/0"))
-                && !done.swap(true, Ordering::SeqCst);
+            let now = is_now(&record) && !done.swap(true, Ordering::SeqCst);
             async move {
                 if now {
                     let mut connection = PgConnection::connect(&url).await.expect("connected");
