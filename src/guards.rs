@@ -13,6 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::key::ObjectKey;
+use crate::names::unsigned;
 use crate::summary::{Counts, Refusal};
 
 /// How many keys a refusal names.
@@ -199,7 +200,7 @@ pub fn judge(figures: &Figures<'_>, limits: &Limits) -> Vec<Refusal> {
             value,
             limit,
             hint,
-            examples: examples.iter().take(EXAMPLES).cloned().collect(),
+            examples: examples.iter().take(EXAMPLES).map(unsigned).collect(),
         });
     };
     if counts.references == 0 {

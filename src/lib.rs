@@ -98,6 +98,7 @@ pub mod doctor;
 pub mod event;
 pub mod failure;
 pub mod folders;
+mod glob;
 pub mod guards;
 pub mod hands;
 pub mod judge;

@@ -184,8 +184,6 @@ impl<'run, L: Look + Sync> Finding<'run, L> {
     fn is_there(&self, key: &ObjectKey) -> bool {
         let scope = self.comparing.scope;
         !self.missing.contain(key.as_str())
-            // (A folder's marker is no image.)
-            && !key.as_str().ends_with('/')
             && scope.prefix().contains(key.as_str())
             && scope.range().contains(key.as_str())
     }
@@ -234,7 +232,7 @@ mod tests {
 
     use super::*;
     use crate::hands::{Identity, LookError, Names, SnapshotError};
-    use crate::key::Prefix;
+    use crate::key::{KeyRange, Prefix};
     use crate::merge::Findings;
     use crate::names::ReferenceForm;
     use crate::object::{ETag, Orphan};
@@ -304,6 +302,7 @@ mod tests {
     struct Case {
         rules: NameRules,
         prefix: &'static str,
+        after: &'static str,
         missing: &'static [&'static str],
         bucket: Bucket,
         portion: usize,
@@ -314,6 +313,7 @@ mod tests {
             Self {
                 rules,
                 prefix: "",
+                after: "",
                 missing: &[],
                 bucket: Bucket::default(),
                 portion: 10,
@@ -346,7 +346,9 @@ mod tests {
         }
 
         fn scope(&self) -> Scope {
-            Scope::new(Prefix::folder(self.prefix), &[], &[]).unwrap()
+            let scope = Scope::new(Prefix::folder(self.prefix), &[], &[]).unwrap();
+            let after = (!self.after.is_empty()).then(|| ObjectKey::new(self.after));
+            scope.within(KeyRange { after, up_to: None })
         }
 
         fn comparing<'case>(&'case self, scope: &'case Scope) -> Comparing<'case, Bucket> {
@@ -453,6 +455,31 @@ mod tests {
             assert_eq!(held, held_back);
             assert_eq!(case.looked(), looked);
         }
+    }
+
+    #[tokio::test]
+    async fn what_lies_outside_of_the_range_is_looked_at() {
+        let mut case = Case::of(url_rules());
+        case.after = "x/b";
+        case.bucket.there = vec!["x/of"];
+        let names = texts(&["s3://pics/x/c/x/c.png", "s3://pics/x/a/x/c.png"]);
+        let (held, ..) = case.held(&texts(&["x/c.png"]), &names).await;
+        assert_eq!(held, ["x/c.png"]);
+        assert_eq!(case.looked(), ["x/a/x/c.png"]);
+    }
+
+    #[tokio::test]
+    async fn less_tells_where_the_object_that_is_meant_is_missing() {
+        let mut case = Case::of(url_rules());
+        case.missing = &["gone/thumb_abc.png", "gone/y.png"];
+        let orphans = texts(&["x/abc.png", "x/def.png", "x/ghi.png"]);
+        let names = texts(&[
+            "s3://pics/gone/thumb_abc.png",
+            "https://img.example.net/thumb_def.png",
+            "s3://pics/gone/y.png?of=thumb_ghi.png",
+        ]);
+        let (held, ..) = case.held(&orphans, &names).await;
+        assert_eq!(held, ["x/abc.png", "x/ghi.png"]);
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ mod host;
 mod url;
 
 pub use error::NameError;
-pub(crate) use error::{shown, signature};
+pub(crate) use error::{shown, signature, unsigned};
 pub use host::{Host, HostError};
 use url::Addresses;
 

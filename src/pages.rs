@@ -35,6 +35,14 @@ pub enum PagesError {
         /// Where it was looked for.
         place: String,
     },
+    /// The run's plan was lost.
+    #[error("{place} holds no plan.jsonl, which lists the run's {orphans} orphans")]
+    NoPlan {
+        /// Where it was looked for.
+        place: String,
+        /// How many the run found.
+        orphans: u64,
+    },
     /// The run wrote no answer.
     #[error(
         "{place} holds no summary.json: the run was killed, or goes on; the other formats show how far it came"
@@ -198,6 +206,14 @@ impl Pages {
         let has_plan = archive.lines(run_id, "plan.jsonl").await?.is_some();
         if !has_plan && told.is_none() {
             return Err(PagesError::NoRun { place });
+        }
+        if let Some(told) = told.as_ref().filter(|_| !has_plan) {
+            let told: &Told = told;
+            let is_judged = matches!(told.status.as_str(), "completed" | "dry_run");
+            if is_judged || told.counts.asked() > 0 {
+                let orphans = told.counts.orphans;
+                return Err(PagesError::NoPlan { place, orphans });
+            }
         }
         Ok(Self {
             run_id,

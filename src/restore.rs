@@ -55,21 +55,33 @@ impl Wish {
         self.prefix.contains(key.as_str()) && (self.keys.is_empty() || self.keys.contains(key))
     }
 
-    /// A wished key that the run never was about to delete.
+    /// What is wished and the run never was about to delete.
     ///
     /// # Errors
     /// The temporary file cannot be read.
-    pub fn unknown_key(&self, past: &Past) -> io::Result<Option<ObjectKey>> {
+    pub fn unknown(&self, past: &Past) -> io::Result<Option<Unknown>> {
         let mut missing = self.keys.clone();
+        let mut is_empty = !self.prefix.as_str().is_empty();
         let mut orphans = past.manifest.spool().orphans()?;
         while let Some(orphan) = orphans.next_orphan()? {
-            if missing.is_empty() {
+            if missing.is_empty() && !is_empty {
                 return Ok(None);
             }
             missing.remove(&orphan.key);
+            is_empty &= !self.prefix.contains(orphan.key.as_str());
         }
-        Ok(missing.pop_first())
+        let folder = is_empty.then(|| Unknown::Folder(self.prefix.clone()));
+        Ok(missing.pop_first().map(Unknown::Key).or(folder))
     }
+}
+
+/// What a run never was about to delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unknown {
+    /// This key.
+    Key(ObjectKey),
+    /// Any key in this folder.
+    Folder(Prefix),
 }
 
 /// What a restoration answers with. `planned = restored + present + newer + kept + lost +

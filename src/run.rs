@@ -32,6 +32,7 @@ use crate::manifest::{self, Header, sha256};
 use crate::mark::{Marking, chunks};
 use crate::mentioned::{self, Comparing};
 use crate::merge::Criteria;
+use crate::names::unsigned;
 use crate::paced::Paced;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
 use crate::probe::{Probe, probe};
@@ -517,9 +518,8 @@ impl<J: Journal + Sync> Run<'_, J> {
         let is_whole = scope.prefix().as_str().is_empty() && scope.range().is_whole();
         let dangling = builder
             .all_dangling()
-            .filter(|_| is_whole)
+            .filter(|_| rules.keep_order() && is_whole)
             .map(<[_]>::to_vec);
-        let dangling = dangling.filter(|_| rules.keep_order());
         if dangling.as_ref().is_some_and(Vec::is_empty) {
             return Ok(());
         }
@@ -602,7 +602,8 @@ impl<J: Journal + Sync> Run<'_, J> {
         let header = self.header(identity, cutoff, plan, refused_by)?;
         self.journal.plan(&header, plan.spool()).await?;
         if !plan.dangling().is_empty() {
-            self.journal.dangling(plan.dangling()).await?;
+            let told: Vec<_> = plan.dangling().iter().map(unsigned).collect();
+            self.journal.dangling(&told).await?;
         }
         if !plan.held_back().is_empty() {
             self.journal.held_back(plan.held_back()).await?;

@@ -1,9 +1,8 @@
 //! The scope of a run: a prefix, globs, and for a part of a distributed run its key range.
 //! What is out of scope is never touched.
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use thiserror::Error;
-
+pub use crate::glob::GlobError;
+use crate::glob::Globs;
 use crate::key::{KeyRange, Prefix};
 
 /// The extensions of images that are in scope unless `--include` says otherwise.
@@ -19,14 +18,6 @@ pub struct Scope {
     /// `None`: images.
     include: Option<Globs>,
     exclude: Globs,
-}
-
-/// A glob that cannot be used.
-#[derive(Debug, Error)]
-#[error("{glob:?} is not a glob: {source}")]
-pub struct GlobError {
-    glob: String,
-    source: globset::Error,
 }
 
 impl Scope {
@@ -82,13 +73,13 @@ impl Scope {
     /// The globs that include, as they were given; empty where images are.
     #[must_use]
     pub fn include(&self) -> &[String] {
-        self.include.as_ref().map_or(&[], |include| &include.texts)
+        self.include.as_ref().map_or(&[], Globs::texts)
     }
 
     /// The globs that exclude, as they were given.
     #[must_use]
     pub fn exclude(&self) -> &[String] {
-        &self.exclude.texts
+        self.exclude.texts()
     }
 
     /// Which of the globs that exclude match the key, by their places.
@@ -120,70 +111,6 @@ fn is_image(key: &str) -> bool {
                 .iter()
                 .any(|image| image.eq_ignore_ascii_case(&key[at + 1..]))
         })
-}
-
-fn last_segment(key: &str) -> &str {
-    key.rsplit_once('/').map_or(key, |(_, last)| last)
-}
-
-/// Globs in two heaps: those without `/` match a key's last segment, those with `/` the
-/// whole key.
-#[derive(Debug, Clone)]
-struct Globs {
-    texts: Vec<String>,
-    segment: GlobSet,
-    /// Where in `texts` those of `segment` stand.
-    segment_places: Vec<usize>,
-    key: GlobSet,
-    key_places: Vec<usize>,
-}
-
-impl Globs {
-    fn new(texts: &[String]) -> Result<Self, GlobError> {
-        let (mut segment, mut key) = (GlobSetBuilder::new(), GlobSetBuilder::new());
-        let (mut segment_places, mut key_places) = (Vec::new(), Vec::new());
-        let failed = |glob: &str| {
-            let glob = glob.to_owned();
-            move |source| GlobError { glob, source }
-        };
-        for (place, text) in texts.iter().enumerate() {
-            let glob = GlobBuilder::new(text)
-                .literal_separator(true)
-                .backslash_escape(true)
-                .build()
-                .map_err(failed(text))?;
-            if text.contains('/') {
-                key.add(glob);
-                key_places.push(place);
-            } else {
-                segment.add(glob);
-                segment_places.push(place);
-            }
-        }
-        let build = |set: GlobSetBuilder| set.build().map_err(failed(&texts.join(",")));
-        Ok(Self {
-            texts: texts.to_vec(),
-            segment: build(segment)?,
-            segment_places,
-            key: build(key)?,
-            key_places,
-        })
-    }
-
-    fn matches(&self, key: &str) -> bool {
-        self.segment.is_match(last_segment(key)) || self.key.is_match(key)
-    }
-
-    fn all_matching(&self, key: &str) -> impl Iterator<Item = usize> {
-        let places = |set: &GlobSet, text: &str, places: &[usize]| {
-            let matching = set.matches(text).into_iter();
-            matching.map(|index| places[index]).collect::<Vec<_>>()
-        };
-        let segment = places(&self.segment, last_segment(key), &self.segment_places);
-        segment
-            .into_iter()
-            .chain(places(&self.key, key, &self.key_places))
-    }
 }
 
 #[cfg(test)]

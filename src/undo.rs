@@ -10,7 +10,7 @@ use crate::chain::chain;
 use crate::guards::Versioning;
 use crate::hands::{Journal as _, RecordError};
 use crate::ledger::Ledger;
-use crate::restore::{Restoration, Wish, may_go_on_until, restore};
+use crate::restore::{Restoration, Unknown, Wish, may_go_on_until, restore};
 use crate::s3::{Bucket, BucketError, Undeleter};
 use crate::settings::{ConfigError, RestoreSettings};
 use crate::stop::Stop;
@@ -60,12 +60,16 @@ pub async fn undo(
         })?;
     let header = past.manifest.header();
     settings.check_bucket(&header.bucket)?;
-    if let Some(key) = wish.unknown_key(&past)? {
-        return Err(ConfigError::new(
-            "--key",
-            format!("{key} is not in the plan of that run; keys are given as plan.jsonl has them"),
-        )
-        .into());
+    match wish.unknown(&past)? {
+        Some(Unknown::Key(key)) => {
+            let what = format!("{key} is not in the plan of that run");
+            return Err(not_in_plan("--key", &what));
+        }
+        Some(Unknown::Folder(prefix)) => {
+            let what = format!("no key of that run's plan lies in {prefix}");
+            return Err(not_in_plan("--prefix", &what));
+        }
+        None => {}
     }
     let bucket = Bucket::new(client.clone(), &header.bucket, header.prefix.clone());
     let (versioning, _) = bucket.ground().await?;
@@ -102,4 +106,9 @@ pub async fn undo(
         ledger.restoration(&done).await?;
     }
     Ok(done)
+}
+
+fn not_in_plan(setting: &'static str, what: &str) -> UndoError {
+    let what = format!("{what}; keys are given as plan.jsonl has them");
+    ConfigError::new(setting, what).into()
 }

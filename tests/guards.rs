@@ -279,6 +279,16 @@ async fn a_last_run_that_cannot_be_read_is_an_error_and_not_a_new_beginning() {
         assert_eq!(deletions(&world), 0);
     }
     std::fs::remove_file(&file).expect("removed");
+    let folder = file.parent().expect("a folder");
+    std::fs::remove_dir(folder).expect("empty");
+    std::fs::write(folder, "").expect("written");
+    let failure_of_folder = failure(&world.run(&[]).await);
+    assert!(
+        failure_of_folder.starts_with("Ledger: "),
+        "{failure_of_folder}"
+    );
+    assert_eq!(deletions(&world), 0);
+    std::fs::remove_file(folder).expect("removed");
     assert_eq!(world.run(&[]).await.summary.counts.deleted, 1);
 
     // S3 that does not let it be read.

@@ -15,7 +15,7 @@ use orphan_sweeper::run::Report;
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
-use support::{World, before_the_fresh_check, failure};
+use support::{World, before_the_fresh_check, failure, pooler};
 
 /// Two referenced images and one orphan, all old.
 async fn world() -> World {
@@ -914,6 +914,91 @@ async fn a_query_that_reads_a_foreign_table_ends_the_run() {
         error.to_string().contains("reads thumbs, a foreign table"),
         "{error}"
     );
+}
+
+/// The names that are read through a pooler which gives a session in which another client left this.
+async fn names_after(world: &World, left: &str, query: &str) -> Result<Vec<String>, DatabaseError> {
+    let url = DatabaseUrl::new(world.database.url()).expect("a URL");
+    let port = pooler::start((url.host().to_owned(), url.port())).await;
+    let url = (world.database.url()).replace(&format!(":{}/", url.port()), &format!(":{port}/"));
+    let mut other = PgConnection::connect(&url).await.expect("connected");
+    other
+        .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(left.to_owned())))
+        .await
+        .expect("set");
+    let pid = "SELECT pg_backend_pid()";
+    let session: i32 = other.fetch_one(pid).await.expect("asked").get(0);
+    other.close().await.expect("closed");
+    let database = Database::new(DatabaseUrl::new(&url).expect("a URL"));
+    let mut snapshot = Snapshot::open(&database, &ReferencesQuery::new(query)).await?;
+    assert!(snapshot.state().sees_all_transactions, "{left}");
+    let names: Vec<_> = snapshot
+        .names(false)
+        .await
+        .expect("read")
+        .try_collect()
+        .await
+        .expect("read");
+    let names = names.into_iter().flatten();
+    let mut names: Vec<String> = names
+        .map(|name| String::from_utf8(name.to_vec()).expect("UTF-8"))
+        .collect();
+    names.sort();
+    snapshot.finish().await.expect("ended");
+    // What the other client set is there as before.
+    let mut same = PgConnection::connect(&url).await.expect("connected");
+    assert_eq!(
+        same.fetch_one(pid).await.expect("asked").get::<i32, _>(0),
+        session
+    );
+    Ok(names)
+}
+
+#[tokio::test]
+async fn what_another_client_left_in_the_session_of_a_pooler_changes_no_name() {
+    let world = world().await;
+    let role = database(&world).await;
+    world
+        .sql(&format!("CREATE SCHEMA tenant; CREATE TABLE tenant.images (name text); INSERT INTO images VALUES ('я.png'); CREATE ROLE \"{role}\"; GRANT SELECT ON images TO \"{role}\""))
+        .await;
+    let of_all = "SELECT name FROM images";
+    let of_us = "SELECT name FROM images WHERE current_user = 'postgres'";
+    for (left, query) in [
+        ("SET search_path = tenant", of_all),
+        (
+            "SET app.tenant = 'other'",
+            "SELECT name FROM images WHERE current_setting('app.tenant', true) IS DISTINCT FROM 'other'",
+        ),
+        ("SET client_encoding = 'WIN1251'", of_all),
+        ("SET default_transaction_isolation = 'serializable'", of_all),
+        (
+            "SET timezone = 'Asia/Seoul'; SET datestyle = 'SQL, DMY'; SET extra_float_digits = -15",
+            "SELECT name FROM images WHERE current_setting('timezone') || current_setting('datestyle') || current_setting('extra_float_digits') = 'UTCISO, MDY2'",
+        ),
+        (&format!("SET ROLE \"{role}\""), of_us),
+        (&format!("SET SESSION AUTHORIZATION \"{role}\""), of_us),
+    ] {
+        let names = names_after(&world, left, query).await.expect(left);
+        assert_eq!(names, ["a.png", "b.png", "я.png"], "{left}");
+    }
+    let temporary = "CREATE TEMPORARY TABLE images (name text)";
+    world
+        .sql("CREATE FUNCTION named() RETURNS SETOF text LANGUAGE plpgsql STABLE AS 'BEGIN RETURN QUERY SELECT name FROM images; END'")
+        .await;
+    let error = names_after(&world, temporary, of_all).await;
+    let error = error.expect_err("a temporary table").to_string();
+    assert!(error.contains("reads images, a temporary table"), "{error}");
+    let qualified = names_after(&world, temporary, "SELECT name FROM public.images").await;
+    assert_eq!(qualified.expect("read").len(), 3);
+    // The role that the database sets stays.
+    world
+        .sql(&format!(
+            "GRANT pg_read_all_stats TO \"{role}\"; ALTER DATABASE \"{role}\" SET role = '{role}'"
+        ))
+        .await;
+    let of_role = format!("SELECT name FROM images WHERE current_user = '{role}'");
+    let names = names_after(&world, "SET ROLE NONE", &of_role).await;
+    assert_eq!(names.expect("read").len(), 3);
 }
 
 /// The driver asks for UTC; names that are made of days mean the days of the database.

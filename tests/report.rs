@@ -526,6 +526,20 @@ async fn what_cannot_be_shown_is_refused_in_one_line() {
         );
         std::fs::write(&path, sound).expect("written");
     }
+    let plan = folder(&summary).join("plan.jsonl");
+    let sound = std::fs::read(&plan).expect("read");
+    std::fs::remove_file(&plan).expect("removed");
+    for format in ["text", "csv", "html"] {
+        let ended = report(&world, &["--format", format]).await;
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
+        assert!(
+            ended
+                .stderr
+                .contains("holds no plan.jsonl, which lists the run's "),
+            "{ended:?}"
+        );
+    }
+    std::fs::write(&plan, sound).expect("written");
     // What is read while the report is written, too: it names the file and not its own output.
     let out = world.ledger.path().join("page.html").display().to_string();
     for file in ["dangling.jsonl", "held_back.jsonl"] {

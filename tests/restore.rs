@@ -963,6 +963,11 @@ async fn bad_input_is_refused_in_one_line_and_restores_nothing() {
             "SWEEPER_BUCKET: \"paintings\" is not the bucket",
         ),
         (
+            &[&run_id, "--prefix", "nowhere"],
+            "",
+            "--prefix: no key of that run's plan lies in nowhere/",
+        ),
+        (
             &[&run_id, "--key", "nothing"],
             "",
             "--key: nothing is not in the plan",

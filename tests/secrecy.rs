@@ -122,6 +122,35 @@ async fn world() -> World {
     world
 }
 
+/// A name of form `key` is a key, whatever stands in it.
+#[tokio::test]
+async fn the_signature_of_a_name_without_an_object_is_told_nowhere() {
+    let world = world().await;
+    world
+        .name(&[format!("images/gone.png?X-Amz-Signature={SIGNATURE}")])
+        .await;
+    let mut said = Said::default();
+    // (The SDK's own log has every key that S3 is asked for.)
+    let environment = || {
+        talkative(&world, world.database.url())
+            .without("SWEEPER_NOT_A_REFERENCE")
+            .with(&[("RUST_LOG", "orphan_sweeper=trace,warn")])
+    };
+    for (dangling, code) in [("1", 3), ("100", 0)] {
+        let ended = environment()
+            .cli(&["sweep", "--max-dangling-percent", dangling])
+            .await;
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        said.run("a sweep", &ended);
+        for format in ["text", "html", "csv"] {
+            let ended = environment().cli(&["report", "--format", format]).await;
+            said.run(format, &ended);
+        }
+    }
+    said.files(&world, &environment());
+    assert!(said.0.matches("images/gone.png?…").count() > 3);
+}
+
 #[tokio::test]
 #[expect(
     clippy::too_many_lines,

@@ -56,15 +56,7 @@ impl Ledger {
                 .map(|(bytes, _)| bytes),
             Place::Folder(folder) => match std::fs::read(folder.join(name)) {
                 Ok(bytes) => Some(bytes),
-                // Whether anything can be written there shows when it is.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                    ) =>
-                {
-                    None
-                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(failed(error.into())),
             },
         };

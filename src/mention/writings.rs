@@ -169,7 +169,7 @@ fn joined_values(text: &str) -> Vec<String> {
         .iter()
         .filter(|(value, is_value)| *is_value && value.contains('.'));
     let behind = |file: &str| {
-        let folders = values.iter().filter(move |(folder, _)| *folder != file);
+        let folders = values.iter();
         folders
             .map(|(folder, _)| format!("{folder}/{file}"))
             .collect::<Vec<_>>()
@@ -347,6 +347,8 @@ fn from_hexadecimal(digits: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::general_purpose::STANDARD_NO_PAD;
+
     use super::*;
 
     #[test]
@@ -358,6 +360,15 @@ mod tests {
         for long in ["eyJ4IjoxfQ-".repeat(300), "a".repeat(LONGEST + 1)] {
             assert!(writings(&long).is_err());
         }
+        let hidden = |text: &str| STANDARD_NO_PAD.encode(text);
+        let many = |count: u64| {
+            (0..count)
+                .map(|of| hidden(&hidden(&format!("of {of}"))))
+                .collect::<Vec<_>>()
+                .join(".")
+        };
+        assert!(writings(&many(100)).is_ok());
+        assert!(writings(&many(200)).is_err());
         // Whatever its length, where little is hidden in it.
         for piece in ["%25", "&amp;", "x/../", "a/", "a-", "é", "a.b,", "\\u0025"] {
             assert!(writings(&piece.repeat(3_000)).is_ok(), "{piece}");

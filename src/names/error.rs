@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::key::{MAX_KEY_BYTES, escape};
+use crate::key::{MAX_KEY_BYTES, ObjectKey, escape};
 
 /// A name that cannot be read; it may name a live image in a way that this program would
 /// miss, so it ends the run.
@@ -94,7 +94,7 @@ pub(crate) fn shown(name: &str) -> String {
             format!("{scheme}://{host}{}", plain(path))
         }
         None if encoded(bare, &["3a"]).is_some() => plain(bare),
-        None => bare.to_owned(),
+        None => public(bare),
     };
     format!("'{}'", short(&bare))
 }
@@ -102,16 +102,65 @@ pub(crate) fn shown(name: &str) -> String {
 /// So long a piece of a path may hide what it was made of: a UUID is shorter.
 const OPAQUE: usize = 40;
 
-/// What of a URL's path is plain.
-fn plain(path: &str) -> String {
-    // A user and a password may stand in any part of it.
+/// What of a text that is no whole URL may be known to all: nothing behind a user with a password, nor
+/// behind a parameter.
+fn public(text: &str) -> String {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let is_named = |rest: &str| {
+        let rest = rest.trim_start_matches("amp;");
+        let behind = rest.trim_start_matches(is_name);
+        behind.len() < rest.len() && behind.starts_with('=')
+    };
+    let parameters = text.match_indices([';', '&']);
+    let parameter = parameters
+        .map(|(at, _)| at)
+        .find(|at| is_named(&text[at + 1..]));
+    let first = text
+        .split('=')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let is_secret = first.chars().all(is_name)
+        && first.len() < text.len()
+        && SECRETS.iter().any(|word| first.contains(word));
+    let ends = [user(text), parameter, is_secret.then_some(0)];
+    match ends.into_iter().flatten().min() {
+        Some(end) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// What stands in the name of a parameter that is a secret.
+const SECRETS: [&str; 7] = [
+    "auth",
+    "credential",
+    "hmac",
+    "pass",
+    "secret",
+    "sig",
+    "token",
+];
+
+/// Where a user with a password stands, in whatever part of a text.
+fn user(text: &str) -> Option<usize> {
     let is_user = |part: &str| {
-        let named = part.split_once('@').map(|(user, _)| user);
+        let named = part.rsplit_once('@').map(|(user, _)| user);
         named.is_some_and(|user| user.contains(':'))
     };
-    let user = path.split_inclusive('/').find(|part| is_user(part));
+    let mut at = 0;
+    for part in text.split_inclusive(['/', '\\']) {
+        if is_user(part) {
+            return Some(at);
+        }
+        at += part.len();
+    }
+    None
+}
+
+/// What of a URL's path is plain.
+fn plain(path: &str) -> String {
     let ends = [
-        user.and_then(|part| path.find(part)),
+        user(path),
         path.find([';', '&']),
         encoded(path, &["3f", "23", "26", "3b", "3a", "40"]),
     ];
@@ -154,6 +203,15 @@ pub(super) fn short(text: &str) -> String {
     escape(&short)
 }
 
+/// A key that a name made, as people may read it: without the signature of a URL that was kept as a key.
+pub(crate) fn unsigned(key: &ObjectKey) -> ObjectKey {
+    let text = key.as_str();
+    match signature(text) {
+        Some(at) => ObjectKey::new(format!("{}…", &text[..at])),
+        None => key.clone(),
+    }
+}
+
 /// Where the first parameter of a presigned URL begins, in any case.
 pub(crate) fn signature(text: &str) -> Option<usize> {
     let text = text.as_bytes();
@@ -176,6 +234,20 @@ mod tests {
             ("photos/http://x.png", "'photos/http://x.png'"),
             ("https://me:SECRET@h/a.png#SECRET", "'https://h/a.png'"),
             ("https://h", "'https://h'"),
+            ("//me:SECRET@h/a.png", "'//…'"),
+            ("https:\\/\\/me:SECRET@h\\/a.png", "'https:\\/\\/…'"),
+            ("https:\\\\me:SECRET@h\\a.png", "'https:\\\\…'"),
+            ("http:/me:SECRET@h/a.png", "'http:/…'"),
+            ("http:me:SECRET@h/a.png", "'…'"),
+            ("me:SE@CRET@h/a.png", "'…'"),
+            ("a.png&Signature=SECRET", "'a.png…'"),
+            ("a.png&amp;X=SECRET", "'a.png…'"),
+            ("r;sig=SECRET/a.png", "'r…'"),
+            ("sig=SECRET/a.png", "'…'"),
+            ("access_token=SECRET", "'…'"),
+            ("thumb=a.png", "'thumb=a.png'"),
+            ("a@2x.png", "'a@2x.png'"),
+            ("a:b/c@2x.png", "'a:b/c@2x.png'"),
             (
                 "https://h/a.png%3FExpires%3D1%26Signature%3DSECRET",
                 "'https://h/a.png…'",

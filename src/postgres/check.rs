@@ -12,6 +12,7 @@ use super::connect::{Isolation, execute};
 use super::query::{Collation, literal};
 use super::relations::Relations;
 use super::snapshot::{copy_out, identify};
+use super::unseen::refuse_foreign;
 use super::{Database, DatabaseError, ReferencesQuery, statement};
 use crate::hands::{CheckError, FreshCheck, Identity};
 use crate::key::ObjectKey;
@@ -149,6 +150,7 @@ impl PrimaryCheck {
             let before = locked;
             locked = Relations::locked(connection, &self.query).await?;
             if locked == before {
+                refuse_foreign(connection).await?;
                 return Ok(named);
             }
         }

@@ -233,6 +233,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a statement may take: a long read holds back migrations and vacuum.
 const STATEMENT_TIMEOUT_MS: u64 = 10 * 60 * 1_000;
 
+/// Takes back, within the transaction, what another client may have set in the session that a pooler
+/// gives: a search path or a setting on which names hang, or a role.
+/// (<https://www.pgbouncer.org/config.html>: `server_reset_query` is not used in transaction
+/// pooling.) None of it takes a snapshot. What the driver sets when it connects, a pooler may have set
+/// otherwise for whom it connected first.
+const AS_AT_FIRST: &str = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; \
+    SET LOCAL client_encoding = 'UTF8'; SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, MDY'; \
+    SET LOCAL extra_float_digits = 2";
+
 /// The settings that the driver overrides when it connects (UTC, ISO dates, all digits), and on
 /// which names may hang that a query makes of times or numbers.
 const OVERRIDDEN: [&str; 3] = ["timezone", "datestyle", "extra_float_digits"];
@@ -274,7 +283,7 @@ impl Database {
     /// the server between the two messages of one question.)
     pub(super) async fn connect(&self) -> Result<PgConnection, DatabaseError> {
         let mut connection = self.reach().await?;
-        execute(&mut connection, "BEGIN READ ONLY".to_owned())
+        execute(&mut connection, format!("BEGIN READ ONLY; {AS_AT_FIRST}"))
             .await
             .map_err(statement("begin a transaction"))?;
         Ok(connection)
@@ -329,7 +338,7 @@ impl Database {
         // https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-ROW-SECURITY
         for text in [
             "COMMIT".to_owned(),
-            format!("BEGIN TRANSACTION ISOLATION LEVEL {isolation} READ ONLY"),
+            format!("BEGIN TRANSACTION ISOLATION LEVEL {isolation} READ ONLY; {AS_AT_FIRST}"),
             "SET LOCAL row_security = off".to_owned(),
             // What a function reads in a parallel worker is locked by that worker only, and no
             // longer than it lives: nobody could tell afterwards whether rows were lost.

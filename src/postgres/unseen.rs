@@ -7,10 +7,12 @@ use super::query::literal;
 use super::{DatabaseError, ReferencesQuery};
 
 /// The foreign tables that were read: whether their rows were truncated, or filtered by row
-/// level security, cannot be seen from here.
-const FOREIGN: &str = "SELECT string_agg(DISTINCT l.relation::regclass::text, ', ') \
+/// level security, cannot be seen from here. And the temporary ones: nobody here makes any, so that
+/// one is another client's, left behind in a session of a pooler, before the table that is meant.
+const FOREIGN: &str = "SELECT ARRAY[string_agg(DISTINCT l.relation::regclass::text, ', ') FILTER (WHERE c.relkind = 'f'), \
+        string_agg(DISTINCT l.relation::regclass::text, ', ') FILTER (WHERE c.relpersistence = 't' AND c.relkind <> 'i')] \
     FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
-    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind = 'f' \
+    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' \
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// The tables with row level security that were read where a function turns it on, for itself or
@@ -132,10 +134,15 @@ fn called(query: &str, plan: &str) -> String {
     )
 }
 
-/// Fails where this transaction has read, or is to read, foreign tables.
+/// Fails where this transaction has read, or is to read, foreign tables, or temporary ones.
 pub(super) async fn refuse_foreign(connection: &mut PgConnection) -> Result<(), DatabaseError> {
-    let foreign: Option<String> =
+    let [foreign, temporary]: [Option<String>; 2] =
         first_column(connection, FOREIGN, "look for foreign tables").await?;
+    if let Some(tables) = temporary {
+        return Err(DatabaseError::Query(format!(
+            "reads {tables}, a temporary table, which another client left in the session that a pooler gave: it hides the table of that name; write the schema before the name, or have the pooler reset its sessions (DISCARD ALL)"
+        )));
+    }
     if let Some(tables) = foreign {
         return Err(DatabaseError::Query(format!(
             "reads {tables}, a foreign table: whether rows were lost there (by a truncation, or row level security) cannot be seen from here; keep a copy of its names in a table of this database"

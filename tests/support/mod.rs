@@ -7,6 +7,7 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub mod pooler;
 pub mod program;
 pub mod runtime_api;
 
