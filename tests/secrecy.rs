@@ -169,6 +169,13 @@ async fn no_command_tells_a_secret_however_it_ends() {
         .await;
     assert!(ended.stdout.contains("public.signed.url"), "{ended:?}");
     said.run("a forgotten column", &ended);
+    let misplaced = environment().cli(&["plan", url.as_str()]).await;
+    assert_eq!(misplaced.code, Some(2), "{misplaced:?}");
+    assert!(
+        misplaced.stderr.contains("unexpected argument"),
+        "{misplaced:?}"
+    );
+    said.run("an address in the wrong place", &misplaced);
     for (about, arguments, code) in [
         ("doctor", &["doctor", "--verbose"][..], 0),
         ("plan", &["plan"], 0),

@@ -9,6 +9,7 @@ mod report;
 mod restore;
 pub(crate) mod text;
 
+use std::borrow::Cow;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Parser as _;
 
+use crate::chain::unsigned;
 use crate::doctor;
 use crate::progress::Progress;
 use crate::run::{Report, run};
@@ -38,7 +40,19 @@ mod code {
 /// Parses the arguments, runs the command, and maps how it ended to the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let arguments = args::Arguments::parse();
+    let arguments = match args::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // It quotes what was given, which may be the address of a database.
+            let text = error.render().to_string();
+            let Cow::Owned(public) = unsigned(&text) else {
+                error.exit()
+            };
+            // When even standard error is closed, the exit code has to do.
+            let _ = write!(std::io::stderr(), "{public}");
+            return ExitCode::from(code::USAGE);
+        }
+    };
     log::to_stderr(match (&arguments.command, arguments.verbose) {
         (_, true) => "orphan_sweeper=debug,info",
         // The demo's own server and guards complain, as the story wants it.
