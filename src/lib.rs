@@ -34,7 +34,7 @@
 //!
 //! | | tests |
 //! |---|---|
-//! | 1 | `tests/sweep.rs` (a model over random buckets and tables), `tests/listing_faults.rs`, `tests/references.rs`, `tests/mentions.rs`, `tests/bad_input.rs` |
+//! | 1 | `tests/sweep.rs` (a model over random buckets and tables), `tests/listing_faults.rs`, `tests/references.rs`, `tests/mentions.rs`, the properties of [`mention`] and of `glob`, `tests/bad_input.rs` |
 //! | 2 | `tests/deletion.rs` (over the wire), `tests/sweep_time.rs` (with the clock in hand) |
 //! | 3 | `the_lower_clock_decides_and_clocks_apart_refuse`, `an_age_that_cannot_be_read_is_new` |
 //! | 4 | the nasty keys of `tests/sweep.rs`, the properties of [`names`] and [`s3::page`] |
@@ -74,7 +74,7 @@
 //! | layer | modules | knows |
 //! |---|---|---|
 //! | words | [`key`], [`object`], [`summary`], [`retention`], [`chain`](mod@chain) | nothing |
-//! | domain | [`scope`], [`names`], [`references`], [`merge`], [`folders`], [`mention`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`review`], [`reconcile`], [`metrics`] | the words |
+//! | domain | [`scope`] with its `glob`s, [`names`], [`references`], [`merge`], [`folders`], [`mention`], [`manifest`], [`plan`], [`guards`], [`discovery`], [`review`], [`reconcile`], [`metrics`] | the words |
 //! | steps | [`listing`], [`sorting`], [`mark`], [`mod@ranges`], [`judge`], [`mentioned`], [`dangling`], [`probe`](mod@probe), [`remember`], [`sweep`](mod@sweep) with its `throttle`, the same for pages in `paced`, [`reviewed`], [`recheck`](mod@recheck), [`undelete`](mod@undelete), [`delegate`], [`restore`](mod@restore), [`uploads`], [`turn`] | the domain, and what they need of the world as traits ([`hands`], [`listing::Pages`]) |
 //! | adapters | [`s3`], [`postgres`], [`ledger`], [`archive`], [`aws`] | one world each |
 //! | composition | [`settings`], [`access`], [`event`], [`failure`], [`world`], [`run`](mod@run), [`undo`](mod@undo), `pages`, [`doctor`] | both worlds |
