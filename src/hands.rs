@@ -304,7 +304,7 @@ pub struct Latest {
     /// How many orphans have been looked for in the whole database so far, by runs that were
     /// to delete and of these rules.
     pub searched: u64,
-    /// A hash of how names are read, and in which database.
+    /// A hash of how names are read, and in which database and schemas.
     pub rules_sha256: String,
     /// Keys that S3 refused to delete, as far as they are remembered.
     pub failed: Vec<ObjectKey>,

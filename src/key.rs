@@ -59,7 +59,7 @@ impl Borrow<str> for ObjectKey {
 }
 
 /// Text from a bucket or a database, safe to show: control characters and the marks that
-/// reorder a line are written as `\u{…}`.
+/// reorder a line, or that nobody sees, are written as `\u{…}`.
 #[must_use]
 pub fn escape(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -92,7 +92,7 @@ pub fn escape_json(json: &str) -> String {
 
 fn is_hostile(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// The folder that a run is about: empty, or text that ends with `/`.

@@ -317,7 +317,6 @@ impl Words {
             }
             bounds.push(bound - before);
         }
-        bounds.dedup();
         Self {
             letters: self.letters.replace(PARTED, ""),
             bounds,
@@ -641,6 +640,10 @@ mod tests {
         (
             "images/3f2504e04f8941d39a0c0305e82c3301.png",
             "3f2504e0-4f89-41d3-9a0c-0305e82c3301",
+        ),
+        (
+            "images/abcdefa1-2bcd-4efa-abcd-efabcdefabcd.png",
+            "abcdefa12bcd4efaabcdefabcdefabcd",
         ),
         (
             "images/12345678-1234-1234-1234-123456789012.png",

@@ -417,7 +417,7 @@ async fn a_snapshot_that_lost_rows_deletes_nothing() {
         commit
     );
     assert!(
-        failure(&report).contains("images was truncated or rewritten"),
+        failure(&report).contains("images was truncated, rewritten"),
         "{}",
         failure(&report)
     );

@@ -339,6 +339,20 @@ async fn later_runs_search_until_enough_was_looked_for_and_to_explain_a_refusal(
     // Other rules begin anew.
     let allowed = (Setting::NotAReference, "public.others.name");
     assert!(hint(&world.run(&[one, allowed]).await).contains("1 of 27"));
+    // So do other schemas: the same names may be those of other tables.
+    let path = |path: &str| {
+        format!(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I {path}', current_database()); END $$"
+        )
+    };
+    world
+        .sql(&format!(
+            "CREATE SCHEMA tenant; {}",
+            path("SET search_path = tenant, public")
+        ))
+        .await;
+    assert!(hint(&world.run(&[one]).await).contains("1 of 27"));
+    world.sql(&path("RESET search_path")).await;
     let refused = world.run(&[(Setting::MaxOrphanPercent, "1")]).await;
     let guards: Vec<&str> = refused
         .refusals

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use futures::TryStreamExt as _;
 use orphan_sweeper::hands::{FreshCheck as _, Identity, ReferenceSnapshot as _, SnapshotError};
 use orphan_sweeper::key::ObjectKey;
@@ -16,6 +18,7 @@ use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use support::{World, before_the_fresh_check, failure, pooler};
+use tokio::time::timeout;
 
 /// Two referenced images and one orphan, all old.
 async fn world() -> World {
@@ -916,18 +919,46 @@ async fn a_query_that_reads_a_foreign_table_ends_the_run() {
     );
 }
 
+/// The address of the database behind a pooler that swallows what holds this text.
+async fn behind_a_pooler(world: &World, swallowed: Option<&'static str>) -> String {
+    let url = DatabaseUrl::new(world.database.url()).expect("a URL");
+    let port = pooler::start((url.host().to_owned(), url.port()), swallowed).await;
+    (world.database.url()).replace(&format!(":{}/", url.port()), &format!(":{port}/"))
+}
+
+/// An answer gets older while its connection ends.
+#[tokio::test]
+async fn an_answer_of_the_fresh_check_does_not_wait_for_a_server_that_says_no_more() {
+    let world = world().await;
+    let query = "SELECT name FROM images";
+    let key = ObjectKey::new("a.png");
+    let url = behind_a_pooler(&world, Some("ROLLBACK")).await;
+    let silent = Database::new(DatabaseUrl::new(&url).expect("a URL"));
+    let query = ReferencesQuery::new(query);
+    let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
+    let snapshot = Snapshot::open(&database, &query).await.expect("opened");
+    let identity = snapshot.identity().clone();
+    let rules = world.settings(&[]).rules;
+    let check = PrimaryCheck::new(silent, query, rules, identity);
+    let keys = [&key];
+    let answer = timeout(Duration::from_mins(2), check.referenced(&keys));
+    assert_eq!(answer.await.expect("in time").expect("asked"), [true]);
+}
+
 /// The names that are read through a pooler which gives a session in which another client left this.
 async fn names_after(world: &World, left: &str, query: &str) -> Result<Vec<String>, DatabaseError> {
-    let url = DatabaseUrl::new(world.database.url()).expect("a URL");
-    let port = pooler::start((url.host().to_owned(), url.port())).await;
-    let url = (world.database.url()).replace(&format!(":{}/", url.port()), &format!(":{port}/"));
+    let url = behind_a_pooler(world, None).await;
     let mut other = PgConnection::connect(&url).await.expect("connected");
     other
         .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(left.to_owned())))
         .await
         .expect("set");
-    let pid = "SELECT pg_backend_pid()";
-    let session: i32 = other.fetch_one(pid).await.expect("asked").get(0);
+    let session = "SELECT pg_backend_pid()::text || (SELECT count(*) FROM pg_prepared_statements WHERE NOT from_sql OR name = 'mine')";
+    let before: String = other
+        .fetch_one(sqlx::raw_sql(session))
+        .await
+        .expect("asked")
+        .get(0);
     other.close().await.expect("closed");
     let database = Database::new(DatabaseUrl::new(&url).expect("a URL"));
     let mut snapshot = Snapshot::open(&database, &ReferencesQuery::new(query)).await?;
@@ -945,12 +976,10 @@ async fn names_after(world: &World, left: &str, query: &str) -> Result<Vec<Strin
         .collect();
     names.sort();
     snapshot.finish().await.expect("ended");
-    // What the other client set is there as before.
+    // What the other client prepared is there as before, and nothing else.
     let mut same = PgConnection::connect(&url).await.expect("connected");
-    assert_eq!(
-        same.fetch_one(pid).await.expect("asked").get::<i32, _>(0),
-        session
-    );
+    let after = same.fetch_one(sqlx::raw_sql(session)).await.expect("asked");
+    assert_eq!(after.get::<String, _>(0), before, "{left}");
     Ok(names)
 }
 
@@ -965,6 +994,7 @@ async fn what_another_client_left_in_the_session_of_a_pooler_changes_no_name() {
     let of_us = "SELECT name FROM images WHERE current_user = 'postgres'";
     for (left, query) in [
         ("SET search_path = tenant", of_all),
+        ("PREPARE mine AS SELECT 1", of_all),
         (
             "SET app.tenant = 'other'",
             "SELECT name FROM images WHERE current_setting('app.tenant', true) IS DISTINCT FROM 'other'",
@@ -1369,7 +1399,7 @@ async fn a_run_whose_snapshot_lost_rows_deletes_nothing() {
         commit_when_awaited(&world, &mut other)
     );
     assert!(
-        failure(&report).contains("images was truncated or rewritten"),
+        failure(&report).contains("images was truncated, rewritten"),
         "{}",
         failure(&report)
     );

@@ -108,8 +108,7 @@ fn public(text: &str) -> String {
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     let is_named = |rest: &str| {
         let rest = rest.trim_start_matches("amp;");
-        let behind = rest.trim_start_matches(is_name);
-        behind.len() < rest.len() && behind.starts_with('=')
+        rest.trim_start_matches(is_name).starts_with('=')
     };
     let parameters = text.match_indices([';', '&']);
     let parameter = parameters
@@ -245,6 +244,8 @@ mod tests {
             ("r;sig=SECRET/a.png", "'r…'"),
             ("sig=SECRET/a.png", "'…'"),
             ("access_token=SECRET", "'…'"),
+            ("a@b:SECRET@h/a.png", "'…'"),
+            ("token", "'token'"),
             ("thumb=a.png", "'thumb=a.png'"),
             ("a@2x.png", "'a@2x.png'"),
             ("a:b/c@2x.png", "'a:b/c@2x.png'"),

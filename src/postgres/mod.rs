@@ -65,7 +65,7 @@ pub enum DatabaseError {
     Copy(String),
     /// A table was rewritten while it was read, and rows may have been lost.
     #[error(
-        "{relations} was truncated or rewritten while it was read, so names may have been lost; run again when that is done"
+        "{relations} was truncated, rewritten, renamed or put in the place of another while it was read, so names may have been lost; run again when that is done"
     )]
     Rewritten {
         /// The tables and indexes.

@@ -7,6 +7,7 @@ use sqlx::{
     AssertSqlSafe, Column, Either, Executor as _, SqlSafeStr as _, Statement as _, TypeInfo as _,
 };
 
+use super::ask::first_column;
 use super::connect::execute;
 use super::said::words;
 use super::{DatabaseError, statement};
@@ -141,9 +142,10 @@ impl ReferencesQuery {
         let (origin, kind) = (column.origin(), column.type_info().name().to_owned());
         // The driver names what it prepares; behind a pooler the name would stay on the
         // server's connection and collide with the next client's.
-        execute(connection, "DEALLOCATE ALL".to_owned())
+        let ours: Option<String> = first_column(connection, PREPARED_HERE, FORGETTING).await?;
+        execute(connection, ours.unwrap_or_default())
             .await
-            .map_err(statement("forget a prepared statement"))?;
+            .map_err(statement(FORGETTING))?;
         Ok(origin.table_column().map(|origin| Origin {
             table: origin.table.to_string(),
             column: origin.name.to_string(),
@@ -157,6 +159,11 @@ impl fmt::Display for ReferencesQuery {
         f.write_str(&self.0)
     }
 }
+
+const FORGETTING: &str = "forget a prepared statement";
+
+/// What forgets the statements that this transaction prepared, and not those of others.
+const PREPARED_HERE: &str = "SELECT string_agg(format('DEALLOCATE %I', name), '; ') FROM pg_prepared_statements WHERE prepare_time >= now()";
 
 /// A text as an SQL literal; the transaction's `standard_conforming_strings` does not
 /// matter to this form.

@@ -92,7 +92,8 @@ impl<J: Journal + Sync> Run<'_, J> {
         Ok(Doubted::Searched(searched))
     }
 
-    /// How many orphans were looked for by the rules of this run: other rules miss other names.
+    /// How many orphans were looked for by the rules of this run: other rules miss other names, and
+    /// in other schemas stand other tables.
     fn searched_before(&self, latest: Option<&Latest>, identity: &Identity) -> u64 {
         let rules = self.rules_sha256(identity);
         latest
@@ -113,7 +114,11 @@ impl<J: Journal + Sync> Run<'_, J> {
                     &rules.foreign_hosts
                 ),
                 columns.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                (&identity.system_identifier, &identity.database),
+                (
+                    &identity.system_identifier,
+                    &identity.database,
+                    &identity.schemas,
+                ),
             )
         ))
     }

@@ -649,7 +649,7 @@ impl ReferenceSnapshot for SimSnapshot {
         };
         if self.lost_rows {
             return Err(snapshot_error(
-                "images was truncated or rewritten while it was read",
+                "images was truncated, rewritten, renamed or put in the place of another while it was read",
             ));
         }
         match fault {

@@ -25,7 +25,8 @@ struct Session {
 }
 
 /// Answers in the place of this server, without TLS, one client behind the other, and gives its port.
-pub async fn start(server: (String, u16)) -> u16 {
+/// What holds this text it swallows.
+pub async fn start(server: (String, u16), swallowed: Option<&'static str>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("bound").port();
     tokio::spawn(async move {
@@ -41,7 +42,7 @@ pub async fn start(server: (String, u16)) -> u16 {
                 }
                 None => sign_in(&mut client, server.clone()).await,
             };
-            relay(&mut client, &mut session.server).await;
+            relay(&mut client, &mut session.server, swallowed).await;
             idle = Some(session);
         }
     });
@@ -108,12 +109,16 @@ async fn sign_in(client: &mut TcpStream, address: (String, u16)) -> Session {
 }
 
 /// Passes on what both say until the client goes.
-async fn relay(client: &mut TcpStream, server: &mut TcpStream) {
+async fn relay(client: &mut TcpStream, server: &mut TcpStream, swallowed: Option<&str>) {
+    let is_swallowed = |said: &[u8]| {
+        swallowed.is_some_and(|text| said.windows(text.len()).any(|part| part == text.as_bytes()))
+    };
     loop {
         let (mut one, mut other) = ([0], [0]);
         tokio::select! {
             _ = client.peek(&mut one) => {
                 match message(client).await {
+                    Some(said) if is_swallowed(&said) => {}
                     Some(said) if said[0] != TERMINATE => server.write_all(&said).await.expect("sent"),
                     _ => return,
                 }
