@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
+use orphan_sweeper::chain::chain;
 use orphan_sweeper::hands::{FreshCheck as _, Identity, ReferenceSnapshot as _, SnapshotError};
 use orphan_sweeper::key::ObjectKey;
 use orphan_sweeper::local::s3::Operation;
@@ -945,14 +946,20 @@ async fn an_answer_of_the_fresh_check_does_not_wait_for_a_server_that_says_no_mo
     assert_eq!(answer.await.expect("in time").expect("asked"), [true]);
 }
 
-/// The names that are read through a pooler which gives a session in which another client left this.
-async fn names_after(world: &World, left: &str, query: &str) -> Result<Vec<String>, DatabaseError> {
-    let url = behind_a_pooler(world, None).await;
-    let mut other = PgConnection::connect(&url).await.expect("connected");
+/// Another client of a pooler, which sets this in its session.
+async fn leave(url: &str, left: &str) -> PgConnection {
+    let mut other = PgConnection::connect(url).await.expect("connected");
     other
         .execute(sqlx::raw_sql(sqlx::AssertSqlSafe(left.to_owned())))
         .await
         .expect("set");
+    other
+}
+
+/// The names that are read through a pooler which gives a session in which another client left this.
+async fn names_after(world: &World, left: &str, query: &str) -> Result<Vec<String>, DatabaseError> {
+    let url = behind_a_pooler(world, None).await;
+    let mut other = leave(&url, left).await;
     let session = "SELECT pg_backend_pid()::text || (SELECT count(*) FROM pg_prepared_statements WHERE NOT from_sql OR name = 'mine')";
     let before: String = other
         .fetch_one(sqlx::raw_sql(session))
@@ -1020,6 +1027,19 @@ async fn what_another_client_left_in_the_session_of_a_pooler_changes_no_name() {
     assert!(error.contains("reads images, a temporary table"), "{error}");
     let qualified = names_after(&world, temporary, "SELECT name FROM public.images").await;
     assert_eq!(qualified.expect("read").len(), 3);
+    // What a function reads is known only once it has run.
+    let query = "SELECT named()";
+    let url = behind_a_pooler(&world, None).await;
+    leave(&url, temporary).await.close().await.expect("closed");
+    let usual = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
+    let snapshot = Snapshot::open(&usual, &ReferencesQuery::new(query)).await;
+    let identity = snapshot.expect("opened").identity().clone();
+    let polluted = Database::new(DatabaseUrl::new(&url).expect("a URL"));
+    let rules = world.settings(&[]).rules;
+    let check = PrimaryCheck::new(polluted, ReferencesQuery::new(query), rules, identity);
+    let error = check.referenced(&[&ObjectKey::new("a.png")]).await;
+    let error = chain(&error.expect_err("a temporary table"));
+    assert!(error.contains("a temporary table"), "{error}");
     // The role that the database sets stays.
     world
         .sql(&format!(

@@ -207,6 +207,14 @@ async fn another_keys_version_is_not_taken_for_the_deleted_one() {
 }
 
 #[tokio::test]
+async fn of_a_run_without_orphans_all_is_nothing() {
+    let world = world(0).await;
+    let report = swept(&world, 0).await;
+    let done = restore(&world, report.summary.run_id, &Wish::default()).await;
+    assert_eq!(done.planned, 0, "{done:?}");
+}
+
+#[tokio::test]
 async fn keys_and_folders_can_be_chosen() {
     let world = world(4).await;
     world.put("left/deep/x\n.png", 48);

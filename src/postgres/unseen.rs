@@ -10,7 +10,7 @@ use super::{DatabaseError, ReferencesQuery};
 /// level security, cannot be seen from here. And the temporary ones: nobody here makes any, so that
 /// one is another client's, left behind in a session of a pooler, before the table that is meant.
 const FOREIGN: &str = "SELECT ARRAY[string_agg(DISTINCT l.relation::regclass::text, ', ') FILTER (WHERE c.relkind = 'f'), \
-        string_agg(DISTINCT l.relation::regclass::text, ', ') FILTER (WHERE c.relpersistence = 't' AND c.relkind <> 'i')] \
+        string_agg(DISTINCT l.relation::regclass::text, ', ') FILTER (WHERE c.relpersistence = 't')] \
     FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
     WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' \
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
