@@ -116,8 +116,7 @@ mod tests {
 
     use super::*;
     use crate::key::Prefix;
-    use crate::recheck::Rechecked;
-    use crate::summary::{Counts, More, Refusal};
+    use crate::summary::{Counts, More, Rechecked, Refusal};
 
     fn summary(status: Status, prefix: &str) -> Summary {
         Summary {

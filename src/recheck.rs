@@ -16,7 +16,7 @@ use crate::hands::{CheckError, FreshCheck, LookError, Record, RecordError};
 use crate::key::ObjectKey;
 use crate::object::{Orphan, Outcome};
 use crate::reconcile::may_act_later;
-use crate::summary::{MAX_PROBLEMS, Problem};
+use crate::summary::{MAX_PROBLEMS, Problem, Rechecked};
 use crate::undelete::{AT_ONCE, Claim, KEPT_BELOW, NULL_VERSION, Span, TakeBack, Undone};
 
 /// Names that are asked for at once: they are held in memory.
@@ -306,15 +306,6 @@ pub async fn weigh(
             }
         }
     }
-}
-
-/// What the question brought to light.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Rechecked {
-    /// Deleted objects that a row names now.
-    pub referenced: u64,
-    /// Those of them that were restored.
-    pub restored: u64,
 }
 
 /// What a look back has found so far: it stands, even if the look ends early.

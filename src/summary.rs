@@ -11,8 +11,6 @@ use crate::folders::HeldFolder;
 use crate::key::{KeyRange, ObjectKey, Prefix};
 use crate::mention::Mention;
 use crate::object::Outcome;
-use crate::recheck::Rechecked;
-use crate::uploads::UploadCounts;
 
 /// How many objects and references a run counted. Bytes are the sizes that S3 listed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,6 +268,37 @@ pub struct More {
     /// The first that names mention which mean something else, at most
     /// [`MAX_TOLD`](crate::mention::MAX_TOLD).
     pub held_back_mentions: Vec<Mention>,
+}
+
+/// What is known of a scope's uploads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct UploadCounts {
+    /// Uploads under way for keys in scope.
+    pub found: u64,
+    /// Those that were begun before the cutoff.
+    pub old: u64,
+    /// How many of the old were looked into.
+    pub measured: u64,
+    /// The bytes of the parts of those.
+    pub bytes: u64,
+    /// Old ones that were left alone because a row names their key.
+    pub named: u64,
+    /// Uploads that were aborted.
+    pub aborted: u64,
+    /// Uploads that were not there any more when they were to be aborted: completed or aborted
+    /// meanwhile, or by a request of ours whose answer was lost.
+    pub gone: u64,
+    /// Uploads that S3 did not say it aborted.
+    pub failed: u64,
+}
+
+/// What the question after the sweep brought to light.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Rechecked {
+    /// Deleted objects that a row names now.
+    pub referenced: u64,
+    /// Those of them that were restored.
+    pub restored: u64,
 }
 
 #[cfg(test)]

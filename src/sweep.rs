@@ -9,6 +9,7 @@
 //! Some windows are under way at once, so that the database, S3 and the ledger do not wait for
 //! each other. Each rests on a check of its own, and what goes wrong in one halts them all.
 
+mod checked;
 mod send;
 mod window;
 

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 
 use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
-use serde::Serialize;
 
 use crate::chain::chain;
 use crate::hands::{FreshCheck, LookError};
 use crate::key::ObjectKey;
 use crate::merge::Criteria;
+use crate::summary::UploadCounts;
 
 /// Uploads whose parts are added up: each costs a request.
 const MEASURED: usize = 100;
@@ -60,28 +60,6 @@ pub trait ListUploads {
 pub trait AbortUpload {
     /// Aborts an upload; whether it was still there.
     fn abort(&self, upload: &Upload) -> impl Future<Output = Result<bool, LookError>> + Send;
-}
-
-/// What is known of a scope's uploads.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct UploadCounts {
-    /// Uploads under way for keys in scope.
-    pub found: u64,
-    /// Those that were begun before the cutoff.
-    pub old: u64,
-    /// How many of the old were looked into.
-    pub measured: u64,
-    /// The bytes of the parts of those.
-    pub bytes: u64,
-    /// Old ones that were left alone because a row names their key.
-    pub named: u64,
-    /// Uploads that were aborted.
-    pub aborted: u64,
-    /// Uploads that were not there any more when they were to be aborted: completed or aborted
-    /// meanwhile, or by a request of ours whose answer was lost.
-    pub gone: u64,
-    /// Uploads that S3 did not say it aborted.
-    pub failed: u64,
 }
 
 /// The uploads of a scope.

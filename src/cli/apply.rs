@@ -10,7 +10,7 @@ use aws_sdk_s3::Client;
 use clap::Args;
 use uuid::Uuid;
 
-use super::args::Output;
+use super::flags::Output;
 use super::{OrDefault as _, answer, bar, interrupt, state_folder};
 use crate::archive::{Archive, ArchiveError};
 use crate::chain::chain;

@@ -3,6 +3,7 @@
 mod apply;
 mod args;
 mod bar;
+mod flags;
 mod log;
 mod ranges;
 mod report;
@@ -26,7 +27,8 @@ use crate::s3;
 use crate::settings::{ConfigError, RawSettings, Settings};
 use crate::stop::Stop;
 use crate::summary::Status;
-use args::{Command, Output, RunArgs};
+use args::Command;
+use flags::{Output, RunArgs};
 
 /// The exit codes of the contract.
 mod code {

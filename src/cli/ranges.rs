@@ -5,7 +5,7 @@ use std::io::Write as _;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::args::RunArgs;
+use super::flags::RunArgs;
 use super::{OrDefault as _, settings};
 use crate::chain::chain;
 use crate::key::{KeyRange, escape_json};

@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{HumanBytes, HumanCount};
 use uuid::Uuid;
 
-use super::args::Output;
+use super::flags::Output;
 use super::{OrDefault as _, code, interrupt, state_folder};
 use crate::key::{ObjectKey, Prefix};
 use crate::restore::{Restoration, Wish};

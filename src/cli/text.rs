@@ -9,8 +9,7 @@ use crate::key::escape;
 use crate::mention::Mention;
 use crate::pages::figure;
 use crate::run::Report;
-use crate::summary::{Counts, More, Refusal, Status, Summary};
-use crate::uploads::UploadCounts;
+use crate::summary::{Counts, More, Refusal, Status, Summary, UploadCounts};
 
 /// Writes the answer of a run.
 pub(crate) fn summary(to: &mut impl Write, report: &Report) -> io::Result<()> {

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::ask::explain;
 use super::connect::{Isolation, execute};
-use super::query::{Collation, literal};
+use super::literal::literal;
+use super::query::Collation;
 use super::relations::Relations;
 use super::snapshot::{copy_out, identify};
 use super::unseen::refuse_foreign;

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::access::Access;
-use super::query::literal;
+use super::literal::literal;
 use super::said::Said;
 use super::{DatabaseError, roots, statement};
 use crate::chain::chain;

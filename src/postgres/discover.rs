@@ -9,7 +9,8 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::connect::{Isolation, execute};
-use super::query::{Collation, literal};
+use super::literal::literal;
+use super::query::Collation;
 use super::said::Said;
 use super::snapshot::copy_out;
 use super::unseen::calls_what_reads;

@@ -6,7 +6,8 @@ use sqlx::postgres::PgConnection;
 
 use super::ask::{explain, first_column};
 use super::connect::{Isolation, execute};
-use super::query::{Origin, literal};
+use super::literal::literal;
+use super::query::Origin;
 use super::snapshot::identify;
 use super::unseen::refuse_unseen;
 use super::{Database, DatabaseError, ReferencesQuery, statement};

@@ -7,6 +7,7 @@ mod connect;
 mod copy;
 mod discover;
 mod examine;
+mod literal;
 mod query;
 mod relations;
 mod role;

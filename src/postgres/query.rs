@@ -164,9 +164,3 @@ const FORGETTING: &str = "forget a prepared statement";
 
 /// What forgets the statements that this transaction prepared, and not those of others.
 const PREPARED_HERE: &str = "SELECT string_agg(format('DEALLOCATE %I', name), '; ') FROM pg_prepared_statements WHERE prepare_time >= now()";
-
-/// A text as an SQL literal; the transaction's `standard_conforming_strings` does not
-/// matter to this form.
-pub(super) fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
-}

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use sqlx::postgres::PgConnection;
 
 use super::ask::{explain, first_column};
-use super::query::literal;
+use super::literal::literal;
 use super::{DatabaseError, ReferencesQuery};
 
 /// The relations that this transaction holds locks on, those of the system left out: each by its

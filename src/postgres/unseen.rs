@@ -3,7 +3,7 @@
 use sqlx::postgres::PgConnection;
 
 use super::ask::{explain, first_column};
-use super::query::literal;
+use super::literal::literal;
 use super::{DatabaseError, ReferencesQuery};
 
 /// The foreign tables that were read: whether their rows were truncated, or filtered by row

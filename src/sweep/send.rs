@@ -6,8 +6,8 @@ use futures::stream::{self, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::window::{ask_again, if_snapshot_wrong};
-use super::{Course, MAX_CHECK_AGE, SweepError};
+use super::checked::{Checked, ask_again, if_snapshot_wrong};
+use super::{Course, SweepError};
 use crate::guards::Versioning;
 use crate::hands::{BatchFault, Current, Delete, FreshCheck};
 use crate::object::{Orphan, Outcome, SparedBy};
@@ -30,27 +30,6 @@ pub(super) struct Sender<'window, 'run, D, C, R> {
     /// began, or it slept behind the fresh check.
     pub(super) awake_while: SignedDuration,
 }
-
-/// When a fresh check of some orphans was made.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Checked {
-    /// When it was asked for: what was committed since it may not have seen.
-    pub(super) at: Instant,
-    /// When it was answered.
-    pub(super) answered: Instant,
-}
-
-impl Checked {
-    /// Whether the database is to be asked again before the next request: not more often than it
-    /// can answer.
-    fn is_old(self) -> bool {
-        self.answered.elapsed() > RECENT.max(self.answered - self.at)
-            || self.at.elapsed() > MAX_CHECK_AGE
-    }
-}
-
-/// How old a check may be without being made again, in any case.
-const RECENT: Duration = Duration::from_millis(100);
 
 /// What is known before a request.
 #[derive(Debug, Clone, Copy)]

@@ -4,19 +4,14 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::send::{Before, Checked, Sender, fits_in_xml};
-use super::{
-    Course, LEAST_SLEEP, MAX_CHECK_AGE, MAX_LISTING_AGE, MAX_SPARED, SweepError, SweepReport,
-};
-use crate::hands::{CheckError, Current, Delete, FreshCheck, Look, LookError, Record, RecordError};
-use crate::key::ObjectKey;
+use super::checked::{Checked, ask_again, if_snapshot_wrong};
+use super::send::{Before, Sender, fits_in_xml};
+use super::{Course, LEAST_SLEEP, MAX_LISTING_AGE, SweepError, SweepReport};
+use crate::hands::{Current, Delete, FreshCheck, Look, LookError, Record, RecordError};
 use crate::object::{Orphan, Outcome, SparedBy};
 use crate::summary::{MAX_PROBLEMS, Problem};
-
-const CHECK_TOO_SLOW: &str =
-    "it took longer than 60 s; the doctor tells whether an index on the names would make it fast";
 
 /// Some batches with what is known of each orphan.
 #[derive(Debug)]
@@ -226,54 +221,6 @@ impl Window {
                 report.problems.extend(problem(orphan, outcome));
             }
         }
-    }
-}
-
-/// Asks the primary about these orphans, and spares those that a row names.
-pub(super) async fn ask_again(
-    check: &impl FreshCheck,
-    undecided: &mut [&mut (Orphan, Outcome)],
-) -> Result<Checked, SweepError> {
-    let at = Instant::now();
-    let keys: Vec<&ObjectKey> = undecided.iter().map(|(orphan, _)| &orphan.key).collect();
-    // What the check saw must still be fresh when the batches are sent; and a database
-    // that never answers must not hold the run until it is killed.
-    let named = timeout(MAX_CHECK_AGE, check.referenced(&keys))
-        .await
-        .map_err(|_| CheckError(CHECK_TOO_SLOW.into()))??;
-    if named.len() != keys.len() {
-        return Err(CheckError("the check did not answer for every key".into()).into());
-    }
-    for ((_, outcome), named) in undecided.iter_mut().zip(named) {
-        if named {
-            *outcome = Outcome::Spared(SparedBy::Check);
-        }
-    }
-    Ok(Checked {
-        at,
-        answered: Instant::now(),
-    })
-}
-
-/// Fails where so many orphans of one batch are named now that the snapshot must have been wrong.
-pub(super) fn if_snapshot_wrong<'batch>(
-    batch: impl IntoIterator<Item = &'batch (Orphan, Outcome)>,
-) -> Result<(), SweepError> {
-    let (mut asked, mut spared, mut example) = (0, 0, None);
-    for (orphan, outcome) in batch {
-        asked += 1;
-        if *outcome == Outcome::Spared(SparedBy::Check) {
-            spared += 1;
-            example.get_or_insert(&orphan.key);
-        }
-    }
-    match example {
-        Some(example) if spared > MAX_SPARED => Err(SweepError::SnapshotWrong {
-            spared,
-            asked,
-            example: example.clone(),
-        }),
-        _ => Ok(()),
     }
 }
 
