@@ -39,7 +39,12 @@ pub fn unsigned(text: &str) -> Cow<'_, str> {
         shown.push_str(parts.next().unwrap_or_default());
         for part in parts {
             let authority = part.split('/').next().unwrap_or_default();
-            let user = authority.rfind('@').map_or(0, |at| at + 1);
+            // (A slash may stand in a password.)
+            let user = match authority.rfind('@') {
+                Some(at) if authority[..at].contains(':') => part.rfind('@').unwrap_or(at) + 1,
+                Some(at) => at + 1,
+                None => 0,
+            };
             shown.push_str("://");
             shown.push_str(&part[user..]);
         }
@@ -97,6 +102,8 @@ mod tests {
                 "{https://h/a,https://h/b}",
             ),
             ("postgres://me:p@s3cret@h/b", "postgres://h/b"),
+            ("postgres://me:p@s3/cret@h/b", "postgres://h/b"),
+            ("https://me@h/b@2x.png", "https://h/b@2x.png"),
             ("at \"a.png?Expires=1&Signature=s3cret\"", "at \"a.png?…\""),
             ("a%3FX-Amz-Signature%3Ds3cret, b", "a%3F… b"),
             ("a/x-amz-signature=s3cret\nb", "a/…\nb"),

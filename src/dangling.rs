@@ -28,7 +28,9 @@ pub async fn confirm(
     at_once: usize,
 ) -> Result<(), CheckError> {
     let keys: Vec<&ObjectKey> = plan.dangling().iter().collect();
-    let named = in_time(check.readings(&keys)).await?;
+    let named = timeout(LONGEST_CHECK, check.readings(&keys))
+        .await
+        .map_err(|_| CheckError("it took longer than 10 min".into()))??;
     if named.len() != keys.len() {
         return Err(CheckError("the check did not answer for every key".into()));
     }
@@ -52,24 +54,6 @@ pub async fn confirm(
         .await;
     plan.keep_dangling(|key| missing.contains(key));
     Ok(())
-}
-
-/// Whether confirming these reads every name there is.
-///
-/// # Errors
-/// The database cannot be asked.
-pub async fn read_all_names(
-    dangling: &[ObjectKey],
-    check: &impl FreshCheck,
-) -> Result<bool, CheckError> {
-    let keys: Vec<&ObjectKey> = dangling.iter().collect();
-    in_time(check.reads_all_names(&keys)).await
-}
-
-async fn in_time<T>(answer: impl Future<Output = Result<T, CheckError>>) -> Result<T, CheckError> {
-    timeout(LONGEST_CHECK, answer)
-        .await
-        .map_err(|_| CheckError("it took longer than 10 min".into()))?
 }
 
 #[cfg(test)]

@@ -234,8 +234,7 @@ impl Discovery {
     /// The orphans that are named anywhere.
     #[must_use]
     pub fn named(&self) -> Vec<ObjectKey> {
-        let keys: BTreeSet<&ObjectKey> =
-            self.hits.iter().flat_map(|mention| &mention.keys).collect();
+        let keys: BTreeSet<&ObjectKey> = self.hits.iter().flat_map(|hit| &hit.keys).collect();
         keys.into_iter().cloned().collect()
     }
 

@@ -69,6 +69,9 @@ impl Globs {
     }
 }
 
+/// As the globs' library has it.
+const CACHE_BYTES: usize = 10 << 20;
+
 impl Heap {
     fn new(texts: &[String], places: Vec<usize>) -> Result<Self, GlobError> {
         let failed = |glob: &str, source| {
@@ -83,7 +86,11 @@ impl Heap {
         let syntax = syntax::Config::new().dot_matches_new_line(true);
         let all = Regex::builder()
             .syntax(syntax)
-            .configure(Regex::config().match_kind(MatchKind::All))
+            .configure(
+                Regex::config()
+                    .match_kind(MatchKind::All)
+                    .hybrid_cache_capacity(CACHE_BYTES),
+            )
             .build_many(&all)
             .map_err(|error| failed(&texts.join(","), Box::new(error).into()))?;
         Ok(Self { all, places })

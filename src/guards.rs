@@ -13,7 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::key::ObjectKey;
-use crate::names::unsigned;
+use crate::names::shown_key;
 use crate::summary::{Counts, Refusal};
 
 /// How many keys a refusal names.
@@ -200,7 +200,7 @@ pub fn judge(figures: &Figures<'_>, limits: &Limits) -> Vec<Refusal> {
             value,
             limit,
             hint,
-            examples: examples.iter().take(EXAMPLES).map(unsigned).collect(),
+            examples: examples.iter().take(EXAMPLES).map(shown_key).collect(),
         });
     };
     if counts.references == 0 {

@@ -192,13 +192,9 @@ pub trait FreshCheck {
     }
 
     /// Whether a question about such keys reads every name, so that it can
-    /// [beware](Self::beware_but_of).
-    fn reads_all_names(
-        &self,
-        keys: &[&ObjectKey],
-    ) -> impl Future<Output = Result<bool, CheckError>> + Send {
-        let _ = keys;
-        ready(Ok(false))
+    /// [beware](Self::beware_but_of), or may do so.
+    fn reads_all_names(&self, _: &[&ObjectKey]) -> impl Future<Output = bool> + Send {
+        ready(false)
     }
 
     /// For each key whether a row names it now, in a transaction begun for this question.

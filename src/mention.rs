@@ -82,7 +82,7 @@ pub struct TooLong;
 
 /// How much of a key must stand in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reading {
+pub enum Strictness {
     /// Less, where the text means an object that is not there.
     Loose,
     /// Enough, where it may speak of anything.
@@ -93,7 +93,7 @@ pub enum Reading {
 struct Telling {
     letters: String,
     /// The strictest reading in which this is enough.
-    enough: Reading,
+    enough: Strictness,
     /// The key without its ending, where this tells only of the one key that has it.
     alone: Option<Needle>,
 }
@@ -102,13 +102,13 @@ struct Telling {
 fn tellings(key: &str, prefix: &str) -> Vec<Telling> {
     let whole = |key: &str| Telling {
         letters: Words::of(key).telling(),
-        enough: Reading::Strict,
+        enough: Strictness::Strict,
         alone: None,
     };
     let mut tellings = vec![whole(key)];
     let strictly = |text: &str| match count(text) {
-        TELLING.. => Reading::Strict,
-        _ => Reading::Loose,
+        TELLING.. => Strictness::Strict,
+        _ => Strictness::Loose,
     };
     let bare = without_ending(key);
     let letters = Words::of(bare).telling();
@@ -165,9 +165,9 @@ pub fn needles(key: &ObjectKey, prefix: &str) -> impl Iterator<Item = Needle> {
 #[derive(Debug, Clone, Copy)]
 struct Tells {
     /// Of whoever has it.
-    of_all: Option<Reading>,
+    of_all: Option<Strictness>,
     /// Of the one key that has it alone; `None` where several have.
-    of_one: Option<(Needle, Reading)>,
+    of_one: Option<(Needle, Strictness)>,
     is_shared: bool,
 }
 
@@ -220,19 +220,23 @@ impl Keys {
     ///
     /// # Errors
     /// It hides more than can be read.
-    pub fn mentioned_in(&self, text: &str, held: Reading) -> Result<BTreeSet<Needle>, TooLong> {
+    pub fn mentioned_in(
+        &self,
+        text: &str,
+        strictness: Strictness,
+    ) -> Result<BTreeSet<Needle>, TooLong> {
         let mut found = BTreeSet::new();
         for text in writings(text)? {
-            self.find(&Words::of(&text), held, &mut found);
+            self.find(&Words::of(&text), strictness, &mut found);
         }
         Ok(found)
     }
 
     /// Adds what stands in a text as whole words.
-    fn find(&self, text: &Words, held: Reading, found: &mut BTreeSet<Needle>) {
-        self.find_those(|_| true, text, held, found);
+    fn find(&self, text: &Words, strictness: Strictness, found: &mut BTreeSet<Needle>) {
+        self.find_those(|_| true, text, strictness, found);
         if text.letters.contains(PARTED) {
-            self.find_those(tell_joined, &text.joined(), held, found);
+            self.find_those(tell_joined, &text.joined(), strictness, found);
         }
     }
 
@@ -241,7 +245,7 @@ impl Keys {
         &self,
         tell: fn(&str) -> bool,
         text: &Words,
-        held: Reading,
+        strictness: Strictness,
         found: &mut BTreeSet<Needle>,
     ) {
         for (index, &start) in text.bounds.iter().enumerate() {
@@ -250,21 +254,21 @@ impl Keys {
             for &end in ends.filter(|end| self.lengths[**end - start]) {
                 let letters = &text.letters[start..end];
                 let needle = Needle::of(letters);
-                if self.tells(needle, held) && tell(letters) {
+                if self.tells(needle, strictness) && tell(letters) {
                     found.insert(needle);
                 }
             }
         }
     }
 
-    fn tells(&self, needle: Needle, held: Reading) -> bool {
+    fn tells(&self, needle: Needle, strictness: Strictness) -> bool {
         self.needles.get(&needle).is_some_and(|tells| {
             let of_one = tells.of_one.filter(|_| !tells.is_shared);
-            let of_one = of_one.map(|(_, held)| held);
+            let of_one = of_one.map(|(_, strictness)| strictness);
             tells
                 .of_all
                 .max(of_one)
-                .is_some_and(|at_most| held <= at_most)
+                .is_some_and(|at_most| strictness <= at_most)
         })
     }
 }
@@ -440,8 +444,8 @@ mod tests {
         keys.add(&ObjectKey::new("quite/another.png"), "");
         keys.add(&key, "");
         assert_eq!(keys.len(), 2);
-        [Reading::Loose, Reading::Strict].map(|held| {
-            let found = keys.mentioned_in(text, held).unwrap();
+        [Strictness::Loose, Strictness::Strict].map(|strictness| {
+            let found = keys.mentioned_in(text, strictness).unwrap();
             needles(&key, "").any(|needle| found.contains(&needle))
         })
     }
@@ -724,7 +728,7 @@ mod tests {
             assert!(!mentions(text, key), "{key} in {text}");
         }
         assert!(Keys::default().is_empty());
-        let none = Keys::default().mentioned_in("a.png", Reading::Loose);
+        let none = Keys::default().mentioned_in("a.png", Strictness::Loose);
         assert!(none.unwrap().is_empty());
     }
 
@@ -738,7 +742,8 @@ mod tests {
             keys
         };
         let count = |keys: &Keys, text: &str| {
-            let found = [Reading::Strict, Reading::Loose].map(|held| keys.mentioned_in(text, held));
+            let found = [Strictness::Strict, Strictness::Loose]
+                .map(|strictness| keys.mentioned_in(text, strictness));
             found.map(|found| found.unwrap().len())
         };
         let one = keys(&[
@@ -772,7 +777,7 @@ mod tests {
         // Both that are the same but for their endings.
         let twins = ["b/photograph-12.png", "b/photograph-12.jpg"];
         let found = keys(&twins)
-            .mentioned_in("photograph-12", Reading::Strict)
+            .mentioned_in("photograph-12", Strictness::Strict)
             .unwrap();
         for key in twins {
             assert!(needles(&ObjectKey::new(key), "a/").any(|needle| found.contains(&needle)));

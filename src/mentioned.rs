@@ -9,7 +9,7 @@ use crate::hands::{Current, Look, ReferenceSnapshot};
 use crate::key::ObjectKey;
 use crate::manifest::SpoolReader;
 use crate::mark::MarkError;
-use crate::mention::{Keys, KnownTexts, Mentions, Needle, Reading};
+use crate::mention::{Keys, KnownTexts, Mentions, Needle, Strictness};
 use crate::names::{NameError, NameRules, shown};
 use crate::plan::PlanBuilder;
 use crate::scope::Scope;
@@ -158,15 +158,17 @@ impl<'run, L: Look + Sync> Finding<'run, L> {
         let (path, tail) = rules.parts(name);
         let meant = rules.primary_of(name)?;
         let too_long = |_| NameError::TooManyReadings(shown(name));
-        let in_tail = keys.mentioned_in(&tail, Reading::Strict);
+        let in_tail = keys.mentioned_in(&tail, Strictness::Strict);
         for key in in_tail.map_err(too_long)? {
             self.mentions.add(key, || shown(name));
         }
         match meant {
             Some(meant) if self.is_there(&meant) => {}
             meant => {
-                let held = meant.as_ref().map_or(Reading::Strict, |_| Reading::Loose);
-                let mentioned = keys.mentioned_in(&format!("{path}{tail}"), held);
+                let strictness = meant
+                    .as_ref()
+                    .map_or(Strictness::Strict, |_| Strictness::Loose);
+                let mentioned = keys.mentioned_in(&format!("{path}{tail}"), strictness);
                 let mut mentioned = mentioned.map_err(too_long)?;
                 mentioned.retain(|key| !self.mentions.contains(*key));
                 for key in mentioned {

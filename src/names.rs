@@ -15,7 +15,7 @@ mod host;
 mod url;
 
 pub use error::NameError;
-pub(crate) use error::{shown, signature, unsigned};
+pub(crate) use error::{shown, shown_key, signature};
 pub use host::{Host, HostError};
 use url::Addresses;
 

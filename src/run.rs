@@ -32,7 +32,7 @@ use crate::manifest::{self, Header, sha256};
 use crate::mark::{Marking, chunks};
 use crate::mentioned::{self, Comparing};
 use crate::merge::Criteria;
-use crate::names::unsigned;
+use crate::names::shown_key;
 use crate::paced::Paced;
 use crate::plan::{ApprovedPlan, Plan, PlanBuilder};
 use crate::probe::{Probe, probe};
@@ -530,7 +530,9 @@ impl<J: Journal + Sync> Run<'_, J> {
             at_once: self.settings.concurrency,
         };
         if let Some(dangling) = dangling
-            && !dangling::read_all_names(&dangling, check).await?
+            && !check
+                .reads_all_names(&dangling.iter().collect::<Vec<_>>())
+                .await
         {
             let mentions = mentioned::find_in_dangling(builder, &dangling, comparing).await?;
             builder.hold_back(mentions);
@@ -602,7 +604,7 @@ impl<J: Journal + Sync> Run<'_, J> {
         let header = self.header(identity, cutoff, plan, refused_by)?;
         self.journal.plan(&header, plan.spool()).await?;
         if !plan.dangling().is_empty() {
-            let told: Vec<_> = plan.dangling().iter().map(unsigned).collect();
+            let told: Vec<_> = plan.dangling().iter().map(shown_key).collect();
             self.journal.dangling(&told).await?;
         }
         if !plan.held_back().is_empty() {

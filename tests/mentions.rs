@@ -5,6 +5,8 @@
 mod support;
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,8 +15,10 @@ use orphan_sweeper::run::Report;
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
 use serde_json::json;
+use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use support::program::Environment;
 use support::{World, before_the_fresh_check};
+use tokio::time::timeout;
 
 /// How image servers and careless code write the key `x/N.png` into a URL.
 const WAYS: [&str; 16] = [
@@ -263,6 +267,54 @@ async fn a_name_of_form_key_that_mentions_an_orphan_saves_it_before_the_fresh_ch
     let counts = report.summary.counts;
     assert_eq!((counts.deleted, counts.spared), (1, 1), "{report:?}");
     assert!(world.keys().contains(&"images/late.png".to_owned()));
+}
+
+/// Who waits for the table behind the snapshot does not hold up the run that has it, nor is held up by it.
+#[tokio::test]
+async fn a_lock_that_waits_for_the_snapshot_does_not_stop_the_search_for_mentions() {
+    let world = World::new().await;
+    let kept: Vec<String> = (0..40)
+        .map(|index| format!("images/kept-{index:02}.png"))
+        .collect();
+    world
+        .put_named(&kept.iter().map(String::as_str).collect::<Vec<_>>(), 48)
+        .await;
+    world.put("images/slash.png", 48);
+    world.name(&["/images/slash.png"]).await;
+    let url = world.database.url().to_owned();
+    let (locked, is_locked) = tokio::sync::oneshot::channel();
+    let locker = Arc::new(Mutex::new(Some(locked)));
+    world
+        .server
+        .on_request(Operation::ListObjectsV2, move |_, _| {
+            let locked = locker.lock().expect("whole").take();
+            let url = url.clone();
+            async move {
+                let Some(locked) = locked else { return };
+                let mut other = PgConnection::connect(&url).await.expect("connected");
+                tokio::spawn(async move {
+                    let lock = "BEGIN; LOCK TABLE images IN ACCESS EXCLUSIVE MODE; COMMIT";
+                    let got = other.execute(sqlx::raw_sql(lock)).await.is_ok();
+                    let _ = locked.send(got);
+                });
+                let mut watch = PgConnection::connect(&url).await.expect("connected");
+                let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+                while watch
+                    .fetch_one(sqlx::raw_sql(waiting))
+                    .await
+                    .expect("asked")
+                    .get::<i64, _>(0)
+                    == 0
+                {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    let run = world.run(&[(Setting::NotAReference, "public.images.name")]);
+    let report = timeout(Duration::from_mins(4), run).await.expect("in time");
+    assert_eq!(report.summary.status, Status::Completed, "{report:?}");
+    assert_eq!(held(&report), ["images/slash.png"]);
+    assert!(is_locked.await.expect("told"));
 }
 
 #[tokio::test]

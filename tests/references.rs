@@ -960,16 +960,30 @@ async fn leave(url: &str, left: &str) -> PgConnection {
 async fn names_after(world: &World, left: &str, query: &str) -> Result<Vec<String>, DatabaseError> {
     let url = behind_a_pooler(world, None).await;
     let mut other = leave(&url, left).await;
-    let session = "SELECT pg_backend_pid()::text || (SELECT count(*) FROM pg_prepared_statements WHERE NOT from_sql OR name = 'mine')";
+    // What was set and prepared is there as before.
+    let session = "SELECT concat_ws(' ', pg_backend_pid(), current_user, session_user, current_setting('app.tenant', true), \
+        (SELECT count(*) FROM pg_prepared_statements), (SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_settings))";
     let before: String = other
         .fetch_one(sqlx::raw_sql(session))
         .await
         .expect("asked")
         .get(0);
     other.close().await.expect("closed");
-    let database = Database::new(DatabaseUrl::new(&url).expect("a URL"));
+    let names = names_at(&url, query).await;
+    let mut same = PgConnection::connect(&url).await.expect("connected");
+    let after = same.fetch_one(sqlx::raw_sql(session)).await.expect("asked");
+    // (One that was left within a transaction is not given again.)
+    if names.is_ok() {
+        assert_eq!(after.get::<String, _>(0), before, "{left}");
+    }
+    names
+}
+
+/// All names that a query yields at this address.
+async fn names_at(url: &str, query: &str) -> Result<Vec<String>, DatabaseError> {
+    let database = Database::new(DatabaseUrl::new(url).expect("a URL"));
     let mut snapshot = Snapshot::open(&database, &ReferencesQuery::new(query)).await?;
-    assert!(snapshot.state().sees_all_transactions, "{left}");
+    assert!(snapshot.state().sees_all_transactions);
     let names: Vec<_> = snapshot
         .names(false)
         .await
@@ -983,11 +997,30 @@ async fn names_after(world: &World, left: &str, query: &str) -> Result<Vec<Strin
         .collect();
     names.sort();
     snapshot.finish().await.expect("ended");
-    // What the other client prepared is there as before, and nothing else.
-    let mut same = PgConnection::connect(&url).await.expect("connected");
-    let after = same.fetch_one(sqlx::raw_sql(session)).await.expect("asked");
-    assert_eq!(after.get::<String, _>(0), before, "{left}");
     Ok(names)
+}
+
+#[tokio::test]
+async fn what_the_address_sets_holds_behind_a_pooler_too() {
+    let world = world().await;
+    world
+        .sql("CREATE SCHEMA tenant; CREATE SCHEMA more; CREATE TABLE tenant.images (name text); INSERT INTO tenant.images VALUES ('of tenant.png'); GRANT CREATE ON SCHEMA more TO PUBLIC")
+        .await;
+    let query = "SELECT name FROM images WHERE current_setting('app.tenant') = 'a b' AND current_setting('intervalstyle') = 'iso_8601'";
+    // (This pooler heeds no options but those of its first client.)
+    let behind = behind_a_pooler(&world, None).await;
+    leave(&behind, "SELECT 1")
+        .await
+        .close()
+        .await
+        .expect("closed");
+    for url in [world.database.url(), &behind] {
+        let mut url = url::Url::parse(url).expect("a URL");
+        let options = "-c search_path=more,tenant -c app.tenant=a\\ b --intervalstyle=iso_8601";
+        url.query_pairs_mut().append_pair("options", options);
+        let names = names_at(url.as_str(), query).await.expect("read");
+        assert_eq!(names, ["of tenant.png"]);
+    }
 }
 
 #[tokio::test]
@@ -998,9 +1031,7 @@ async fn what_another_client_left_in_the_session_of_a_pooler_changes_no_name() {
         .sql(&format!("CREATE SCHEMA tenant; CREATE TABLE tenant.images (name text); INSERT INTO images VALUES ('я.png'); CREATE ROLE \"{role}\"; GRANT SELECT ON images TO \"{role}\""))
         .await;
     let of_all = "SELECT name FROM images";
-    let of_us = "SELECT name FROM images WHERE current_user = 'postgres'";
     for (left, query) in [
-        ("SET search_path = tenant", of_all),
         ("PREPARE mine AS SELECT 1", of_all),
         (
             "SET app.tenant = 'other'",
@@ -1012,11 +1043,22 @@ async fn what_another_client_left_in_the_session_of_a_pooler_changes_no_name() {
             "SET timezone = 'Asia/Seoul'; SET datestyle = 'SQL, DMY'; SET extra_float_digits = -15",
             "SELECT name FROM images WHERE current_setting('timezone') || current_setting('datestyle') || current_setting('extra_float_digits') = 'UTCISO, MDY2'",
         ),
-        (&format!("SET ROLE \"{role}\""), of_us),
-        (&format!("SET SESSION AUTHORIZATION \"{role}\""), of_us),
     ] {
         let names = names_after(&world, left, query).await.expect(left);
         assert_eq!(names, ["a.png", "b.png", "я.png"], "{left}");
+    }
+    // Or did the pooler set it for us?
+    for (left, word) in [
+        ("SET search_path = tenant", "search_path is tenant and not "),
+        (&format!("SET ROLE \"{role}\""), "role is "),
+        (
+            &format!("SET SESSION AUTHORIZATION \"{role}\""),
+            "session_authorization is ",
+        ),
+    ] {
+        let error = names_after(&world, left, of_all).await;
+        let error = error.expect_err(left).to_string();
+        assert!(error.contains(word), "{error}");
     }
     let temporary = "CREATE TEMPORARY TABLE images (name text)";
     world
@@ -1047,7 +1089,7 @@ async fn what_another_client_left_in_the_session_of_a_pooler_changes_no_name() {
         ))
         .await;
     let of_role = format!("SELECT name FROM images WHERE current_user = '{role}'");
-    let names = names_after(&world, "SET ROLE NONE", &of_role).await;
+    let names = names_at(world.database.url(), &of_role).await;
     assert_eq!(names.expect("read").len(), 3);
 }
 

@@ -44,6 +44,8 @@ mod code {
 pub fn main() -> ExitCode {
     let arguments = match args::Arguments::try_parse() {
         Ok(arguments) => arguments,
+        // Help and the version.
+        Err(error) if !error.use_stderr() => error.exit(),
         Err(error) => {
             // It quotes what was given, which may be the address of a database.
             let text = error.render().to_string();

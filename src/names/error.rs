@@ -114,31 +114,44 @@ fn public(text: &str) -> String {
     let parameter = parameters
         .map(|(at, _)| at)
         .find(|at| is_named(&text[at + 1..]));
-    let first = text
-        .split('=')
-        .next()
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    let is_secret = first.chars().all(is_name)
-        && first.len() < text.len()
-        && SECRETS.iter().any(|word| first.contains(word));
-    let ends = [user(text), parameter, is_secret.then_some(0)];
+    let ends = [user(text), parameter, secret(text)];
     match ends.into_iter().flatten().min() {
         Some(end) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
 }
 
-/// What stands in the name of a parameter that is a secret.
-const SECRETS: [&str; 7] = [
-    "auth",
-    "credential",
-    "hmac",
-    "pass",
-    "secret",
-    "sig",
-    "token",
-];
+/// Where the value of what is called like a secret begins, in whatever part of a text.
+fn secret(text: &str) -> Option<usize> {
+    let mut at = 0;
+    for part in text.split_inclusive(['/', '\\', ',', ' ']) {
+        if let Some((name, _)) = part.split_once('=')
+            && is_secret(name)
+        {
+            return Some(at + name.len() + 1);
+        }
+        at += part.len();
+    }
+    None
+}
+
+fn is_secret(name: &str) -> bool {
+    /// As part of a word, or as a whole one.
+    const PARTS: [&str; 8] = [
+        "apikey",
+        "credential",
+        "hmac",
+        "jwt",
+        "password",
+        "secret",
+        "signature",
+        "token",
+    ];
+    const WORDS: [&str; 5] = ["auth", "pass", "passwd", "pwd", "sig"];
+    let name = name.to_ascii_lowercase();
+    let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    PARTS.iter().any(|part| name.contains(part)) || words.any(|word| WORDS.contains(&word))
+}
 
 /// Where a user with a password stands, in whatever part of a text.
 fn user(text: &str) -> Option<usize> {
@@ -203,7 +216,7 @@ pub(super) fn short(text: &str) -> String {
 }
 
 /// A key that a name made, as people may read it: without the signature of a URL that was kept as a key.
-pub(crate) fn unsigned(key: &ObjectKey) -> ObjectKey {
+pub(crate) fn shown_key(key: &ObjectKey) -> ObjectKey {
     let text = key.as_str();
     match signature(text) {
         Some(at) => ObjectKey::new(format!("{}…", &text[..at])),
@@ -242,8 +255,11 @@ mod tests {
             ("a.png&Signature=SECRET", "'a.png…'"),
             ("a.png&amp;X=SECRET", "'a.png…'"),
             ("r;sig=SECRET/a.png", "'r…'"),
-            ("sig=SECRET/a.png", "'…'"),
-            ("access_token=SECRET", "'…'"),
+            ("sig=SECRET/a.png", "'sig=…'"),
+            ("access_token=SECRET", "'access_token=…'"),
+            ("r/x-auth=SECRET/a.png", "'r/x-auth=…'"),
+            ("r\\Token=SECRET", "'r\\Token=…'"),
+            ("design=1/author=x.png", "'design=1/author=x.png'"),
             ("a@b:SECRET@h/a.png", "'…'"),
             ("token", "'token'"),
             ("thumb=a.png", "'thumb=a.png'"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::TryStreamExt as _;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::ask::explain;
 use super::connect::{Isolation, execute};
@@ -15,11 +15,12 @@ use super::literal::literal;
 use super::query::Collation;
 use super::relations::Relations;
 use super::snapshot::{copy_out, identify};
-use super::unseen::refuse_foreign;
+use super::unseen::refuse_foreign_or_temporary;
 use super::{Database, DatabaseError, ReferencesQuery, statement};
+use crate::chain::chain;
 use crate::hands::{CheckError, FreshCheck, Identity};
 use crate::key::ObjectKey;
-use crate::mention::{Keys, KnownTexts, Needle, Reading, needles};
+use crate::mention::{Keys, KnownTexts, Needle, Strictness, needles};
 use crate::names::{NameError, NameRules, shown};
 use crate::references::ReferenceKind;
 
@@ -99,10 +100,26 @@ impl PrimaryCheck {
         // A connection of its own each time: it costs little beside a window of batches, and
         // none lies idle for a firewall or a pooler to drop.
         let mut connection = self.database.connect().await?;
+        self.begin_in(&mut connection, None).await?;
+        Ok(connection)
+    }
+
+    /// The same on this connection, which waits no longer than this for a table.
+    async fn begin_in(
+        &self,
+        connection: &mut PgConnection,
+        longest_wait: Option<Duration>,
+    ) -> Result<(), DatabaseError> {
         self.database
-            .begin(&mut connection, Isolation::ReadCommitted)
+            .begin(connection, Isolation::ReadCommitted)
             .await?;
-        let identity = identify(&mut connection).await?;
+        if let Some(longest) = longest_wait {
+            let text = format!("SET LOCAL lock_timeout = {}", longest.as_millis());
+            execute(connection, text)
+                .await
+                .map_err(statement("begin a transaction"))?;
+        }
+        let identity = identify(connection).await?;
         if identity != self.identity {
             return Err(DatabaseError::Database(format!(
                 "is another one than at the start: {} then, {identity} now",
@@ -111,8 +128,8 @@ impl PrimaryCheck {
         }
         // Locks the tables before the statement that reads them takes its snapshot, so that a
         // truncation in between cannot hide rows.
-        self.query.validate(&mut connection).await?;
-        Ok(connection)
+        self.query.validate(connection).await?;
+        Ok(())
     }
 
     /// With mentions, a name that only mentions a key names it.
@@ -121,16 +138,21 @@ impl PrimaryCheck {
         keys: &[&ObjectKey],
         with_mentions: bool,
     ) -> Result<Readings, DatabaseError> {
+        let asked = Instant::now();
         let mut connection = self.begin().await?;
         let named = self.settled(&mut connection, keys, with_mentions).await?;
-        end(connection).await?;
+        // The answer gets older meanwhile, though not for longer than it took.
+        end(connection, ENDING.max(asked.elapsed())).await?;
         Ok(named)
     }
 
+    /// Gives up where the tables are not to be had at once: a snapshot that is open still may hold
+    /// up who waits for them before us.
     async fn method_for(&self, keys: &[&ObjectKey]) -> Result<Method, DatabaseError> {
-        let mut connection = self.begin().await?;
+        let mut connection = self.database.connect().await?;
+        self.begin_in(&mut connection, Some(LONGEST_WAIT)).await?;
         let method = self.method(&mut connection, keys).await?;
-        end(connection).await?;
+        end(connection, ENDING).await?;
         Ok(method)
     }
 
@@ -153,7 +175,7 @@ impl PrimaryCheck {
             let before = locked;
             locked = Relations::locked(connection, &self.query).await?;
             if locked == before {
-                refuse_foreign(connection).await?;
+                refuse_foreign_or_temporary(connection).await?;
                 return Ok(named);
             }
         }
@@ -337,7 +359,7 @@ impl Mentioned {
         let (path, tail) = rules.parts(name);
         let mentioned = self
             .keys
-            .mentioned_in(&format!("{path}{tail}"), Reading::Strict)
+            .mentioned_in(&format!("{path}{tail}"), Strictness::Strict)
             .map_err(|_| NameError::TooManyReadings(shown(name)))?;
         let places = |needle| self.places.get(&needle).into_iter().flatten().copied();
         Ok(mentioned.into_iter().flat_map(places).collect())
@@ -354,10 +376,18 @@ impl FreshCheck for PrimaryCheck {
         let _ = self.known.set(known);
     }
 
-    async fn reads_all_names(&self, keys: &[&ObjectKey]) -> Result<bool, CheckError> {
-        let method = self.method_for(keys).await;
-        let method = method.map_err(|error| CheckError(error.into()))?;
-        Ok(method == Method::Reread)
+    async fn reads_all_names(&self, keys: &[&ObjectKey]) -> bool {
+        match timeout(LONGEST_CHOICE, self.method_for(keys)).await {
+            Ok(Ok(method)) => method == Method::Reread,
+            Ok(Err(error)) => {
+                tracing::debug!(
+                    error = chain(&error),
+                    "could not choose yet how to ask the database again"
+                );
+                true
+            }
+            Err(_) => true,
+        }
     }
 
     async fn referenced(&self, keys: &[&ObjectKey]) -> Result<Vec<bool>, CheckError> {
@@ -370,11 +400,15 @@ impl FreshCheck for PrimaryCheck {
     }
 }
 
-/// So long an answer waits for the end of its transaction, which changes nothing: it gets older
-/// meanwhile.
+/// So long an answer may wait for the end of its transaction in any case.
 const ENDING: Duration = Duration::from_millis(100);
 
-async fn end(mut connection: PgConnection) -> Result<(), DatabaseError> {
+/// So long the choice of how to ask waits for a table, and for all together.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_CHOICE: Duration = Duration::from_secs(10);
+
+/// Ends a transaction that changed nothing, or leaves that to the server.
+async fn end(mut connection: PgConnection, longest: Duration) -> Result<(), DatabaseError> {
     let ending = async {
         execute(&mut connection, "ROLLBACK".to_owned())
             .await
@@ -384,7 +418,7 @@ async fn end(mut connection: PgConnection) -> Result<(), DatabaseError> {
             .await
             .map_err(statement("close the connection"))
     };
-    timeout(ENDING, ending).await.unwrap_or(Ok(()))
+    timeout(longest, ending).await.unwrap_or(Ok(()))
 }
 
 /// What the planner thinks that a statement costs, in its own unit.

@@ -233,14 +233,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a statement may take: a long read holds back migrations and vacuum.
 const STATEMENT_TIMEOUT_MS: u64 = 10 * 60 * 1_000;
 
-/// Takes back, within the transaction, what another client may have set in the session that a pooler
-/// gives: a search path or a setting on which names hang, or a role.
-/// (<https://www.pgbouncer.org/config.html>: `server_reset_query` is not used in transaction
+/// Takes back, until the transaction ends, what another client may have set in the session that a pooler
+/// gives. (<https://www.pgbouncer.org/config.html>: `server_reset_query` is not used in transaction
 /// pooling.) None of it takes a snapshot. What the driver sets when it connects, a pooler may have set
 /// otherwise for whom it connected first.
 const AS_AT_FIRST: &str = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; \
     SET LOCAL client_encoding = 'UTF8'; SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, MDY'; \
     SET LOCAL extra_float_digits = 2";
+
+/// On which tables a query reads hangs on these. Nobody can tell whether a pooler sets them for us, or
+/// another client has left them.
+const DECIDING: [&str; 3] = ["search_path", "role", "session_authorization"];
+
+/// Shows them, without a snapshot.
+const SHOW_DECIDING: &str = "SHOW search_path; SHOW role; SHOW session_authorization";
 
 /// The settings that the driver overrides when it connects (UTC, ISO dates, all digits), and on
 /// which names may hang that a query makes of times or numbers.
@@ -283,9 +289,12 @@ impl Database {
     /// the server between the two messages of one question.)
     pub(super) async fn connect(&self) -> Result<PgConnection, DatabaseError> {
         let mut connection = self.reach().await?;
-        execute(&mut connection, format!("BEGIN READ ONLY; {AS_AT_FIRST}"))
-            .await
-            .map_err(statement("begin a transaction"))?;
+        execute(
+            &mut connection,
+            format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE; {AS_AT_FIRST}"),
+        )
+        .await
+        .map_err(statement("begin a transaction"))?;
         Ok(connection)
     }
 
@@ -333,40 +342,75 @@ impl Database {
         }
         // An address comes before the role, as with every other client.
         let url = self.url().await?;
-        settings.extend(overridden_in(url.0.get_options().unwrap_or_default()));
+        settings.extend(set_in(url.0.get_options().unwrap_or_default()));
+        let is_ours = |name: &str| settings.iter().any(|(set, _)| set == name);
+        let doubtful = DECIDING.map(|name| !is_ours(name));
+        execute(connection, "ROLLBACK".to_owned())
+            .await
+            .map_err(statement("end a transaction"))?;
         // Row level security would silently filter rows; off, it makes that an error:
         // https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-ROW-SECURITY
-        for text in [
-            "COMMIT".to_owned(),
-            format!("BEGIN TRANSACTION ISOLATION LEVEL {isolation} READ ONLY; {AS_AT_FIRST}"),
-            "SET LOCAL row_security = off".to_owned(),
-            // What a function reads in a parallel worker is locked by that worker only, and no
-            // longer than it lives: nobody could tell afterwards whether rows were lost.
-            "SET LOCAL max_parallel_workers_per_gather = 0".to_owned(),
-            // The planner thinks some questions to the catalogue dear that are answered at once;
-            // compiling them takes a second each.
-            "SET LOCAL jit = off".to_owned(),
-            format!(
-                "SET LOCAL statement_timeout = {}",
-                self.statement_timeout_ms
-            ),
-        ] {
-            execute(connection, text)
-                .await
-                .map_err(statement("begin a transaction"))?;
-        }
-        for (name, value) in settings {
-            let text = format!("SET LOCAL {name} = {}", literal(&value));
+        // What a function reads in a parallel worker is locked by that worker only, and no
+        // longer than it lives: nobody could tell afterwards whether rows were lost.
+        // The planner thinks some questions to the catalogue dear that are answered at once;
+        // compiling them takes a second each.
+        let begin = format!(
+            "BEGIN TRANSACTION ISOLATION LEVEL {isolation} READ ONLY NOT DEFERRABLE; {SHOW_DECIDING}; {AS_AT_FIRST}; \
+            SET LOCAL row_security = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off; \
+            SET LOCAL statement_timeout = {}",
+            self.statement_timeout_ms
+        );
+        let found = shown(connection, begin).await?;
+        for (name, value) in &settings {
+            let value = match name.as_str() {
+                // (One text would be one schema.)
+                "search_path" => schemas(value),
+                _ => literal(value),
+            };
+            let text = format!("SET LOCAL {name} = {value}");
             execute(connection, text).await.map_err(statement(TRIED))?;
+        }
+        let ours = shown(connection, SHOW_DECIDING.to_owned()).await?;
+        let decided = DECIDING.iter().zip(doubtful).zip(found.iter().zip(&ours));
+        for ((name, _), (found, ours)) in decided.filter(|((_, doubtful), _)| *doubtful) {
+            // (A path is shown as it was written.)
+            let plain = |text: &str| text.replace([' ', '"'], "");
+            if plain(found) != plain(ours) {
+                return Err(DatabaseError::Database(format!(
+                    "answered in a session whose {name} is {found} and not {ours}: another client of a pooler left it there, or the pooler sets it; let it reset its sessions, go to the database itself, or set it by ALTER ROLE … SET"
+                )));
+            }
         }
         Ok(())
     }
 }
 
-/// The settings of [`OVERRIDDEN`] among the options of an address, which are written like
+/// What statements show, in one message.
+async fn shown(
+    connection: &mut PgConnection,
+    statements: String,
+) -> Result<Vec<String>, DatabaseError> {
+    const TRIED: &str = "begin a transaction";
+    let rows = sqlx::raw_sql(AssertSqlSafe(statements))
+        .fetch_all(connection)
+        .await
+        .map_err(statement(TRIED))?;
+    let texts = rows.iter().map(|row| row.try_get(0));
+    texts.collect::<Result<_, _>>().map_err(statement(TRIED))
+}
+
+/// The schemas of a search path, each as a literal.
+fn schemas(path: &str) -> String {
+    let parts = path.split(',').map(|part| part.trim().trim_matches('"'));
+    parts.map(literal).collect::<Vec<_>>().join(", ")
+}
+
+/// The settings among the options of an address which the reset may have taken back, where a pooler sets
+/// them: those that the driver overrides, those on which names or tables hang, and those that extensions
+/// or applications have made. They are written like
 /// `-c timezone=Asia/Seoul` or `--timezone=Asia/Seoul`, with a backslash before a space that
 /// belongs to a value (<https://www.postgresql.org/docs/current/libpq-connect.html>, `options`).
-fn overridden_in(options: &str) -> Vec<(String, String)> {
+fn set_in(options: &str) -> Vec<(String, String)> {
     let mut words = vec![String::new()];
     let mut characters = options.chars();
     while let Some(character) = characters.next() {
@@ -389,7 +433,10 @@ fn overridden_in(options: &str) -> Vec<(String, String)> {
             continue;
         };
         let name = name.to_ascii_lowercase().replace('-', "_");
-        if OVERRIDDEN.contains(&name.as_str()) {
+        let matters = OVERRIDDEN.contains(&name.as_str())
+            || matches!(name.as_str(), "search_path" | "role" | "intervalstyle")
+            || name.contains('.');
+        if matters {
             settings.push((name, value.to_owned()));
         }
     }

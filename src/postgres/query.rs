@@ -162,5 +162,7 @@ impl fmt::Display for ReferencesQuery {
 
 const FORGETTING: &str = "forget a prepared statement";
 
-/// What forgets the statements that this transaction prepared, and not those of others.
-const PREPARED_HERE: &str = "SELECT string_agg(format('DEALLOCATE %I', name), '; ') FROM pg_prepared_statements WHERE prepare_time >= now()";
+/// What forgets the statements that this transaction prepared, and not those of others, nor what a
+/// pooler has named itself and will look for again
+/// (<https://www.pgbouncer.org/config.html>, `max_prepared_statements`).
+const PREPARED_HERE: &str = "SELECT string_agg(format('DEALLOCATE %I', name), '; ') FROM pg_prepared_statements WHERE prepare_time >= now() AND name LIKE 'sqlx!_s!_%' ESCAPE '!'";

@@ -8,7 +8,7 @@ use super::ask::first_column;
 use super::connect::{Isolation, execute};
 use super::copy::{Decoder, Value};
 use super::relations::Relations;
-use super::unseen::{refuse_foreign, refuse_unseen};
+use super::unseen::{refuse_foreign_or_temporary, refuse_unseen};
 use super::{Database, DatabaseError, ReferencesQuery, state, statement};
 use crate::guards::DatabaseState;
 use crate::hands::{Identity, Names, ReferenceSnapshot, SnapshotError};
@@ -79,7 +79,7 @@ impl Snapshot {
         // Within it: behind a pooler, only there it is one session that answers.
         let identity = identify(&mut connection).await?;
         query.validate(&mut connection).await?;
-        refuse_foreign(&mut connection).await?;
+        refuse_foreign_or_temporary(&mut connection).await?;
         let relations = Relations::planned(&mut connection, query).await?;
         Ok(Self {
             connection,

@@ -9,7 +9,7 @@ use super::{DatabaseError, ReferencesQuery};
 /// The foreign tables that were read: whether their rows were truncated, or filtered by row
 /// level security, cannot be seen from here. And the temporary ones: nobody here makes any, so that
 /// one is another client's, left behind in a session of a pooler, before the table that is meant.
-const FOREIGN: &str = "SELECT ARRAY[string_agg(DISTINCT l.relation::regclass::text, ', ') FILTER (WHERE c.relkind = 'f'), \
+const FOREIGN_OR_TEMPORARY: &str = "SELECT ARRAY[string_agg(DISTINCT l.relation::regclass::text, ', ') FILTER (WHERE c.relkind = 'f'), \
         string_agg(DISTINCT l.relation::regclass::text, ', ') FILTER (WHERE c.relpersistence = 't')] \
     FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
     WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' \
@@ -135,12 +135,18 @@ fn called(query: &str, plan: &str) -> String {
 }
 
 /// Fails where this transaction has read, or is to read, foreign tables, or temporary ones.
-pub(super) async fn refuse_foreign(connection: &mut PgConnection) -> Result<(), DatabaseError> {
-    let [foreign, temporary]: [Option<String>; 2] =
-        first_column(connection, FOREIGN, "look for foreign tables").await?;
+pub(super) async fn refuse_foreign_or_temporary(
+    connection: &mut PgConnection,
+) -> Result<(), DatabaseError> {
+    let [foreign, temporary]: [Option<String>; 2] = first_column(
+        connection,
+        FOREIGN_OR_TEMPORARY,
+        "look for foreign and temporary tables",
+    )
+    .await?;
     if let Some(tables) = temporary {
         return Err(DatabaseError::Query(format!(
-            "reads {tables}, a temporary table, which another client left in the session that a pooler gave: it hides the table of that name; write the schema before the name, or have the pooler reset its sessions (DISCARD ALL)"
+            "reads {tables}, a temporary table, left in the session that a pooler gave, or made by a trigger: it hides the table of that name; write the schema before the name, or have the pooler reset its sessions (DISCARD ALL)"
         )));
     }
     if let Some(tables) = foreign {
@@ -158,7 +164,7 @@ pub(super) async fn refuse_unseen(
     query: &ReferencesQuery,
 ) -> Result<(), DatabaseError> {
     // Once more: foreign partitions are known only by now.
-    refuse_foreign(connection).await?;
+    refuse_foreign_or_temporary(connection).await?;
     let hidden: Option<String> =
         first_column(connection, HIDDEN, "look for row level security").await?;
     if let Some(tables) = hidden {

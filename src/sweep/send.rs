@@ -171,16 +171,23 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
                 ]
             }
         };
-        let settled = orphans.iter_mut().zip(words);
-        stream::iter(settled)
-            .for_each_concurrent(
-                self.course.pace.looks_at_once.max(1),
-                async |(settled, word)| {
-                    settled.1 = self.settle(&settled.0, word, sent_at).await;
-                },
-            )
+        self.settle_all(orphans.into_iter().zip(words), sent_at)
             .await;
         ended
+    }
+
+    /// Settles many, several at once.
+    async fn settle_all(
+        &self,
+        words: impl Iterator<Item = (&mut (Orphan, Outcome), Word)>,
+        sent_at: Timestamp,
+    ) {
+        let at_once = self.course.pace.looks_at_once.max(1);
+        stream::iter(words)
+            .for_each_concurrent(at_once, async |(settled, word)| {
+                settled.1 = self.settle(&settled.0, word, sent_at).await;
+            })
+            .await;
     }
 
     /// Sends what no request can carry as a whole.
@@ -196,10 +203,9 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
         }
         // What was not sent again an earlier request may have deleted.
         if let Some(since) = before.may_have_acted_since {
-            for settled in undecided(orphans) {
-                let word = Word::Silent { reason: PASSED_ON };
-                settled.1 = self.settle(&settled.0, word, since).await;
-            }
+            let word = || Word::Silent { reason: PASSED_ON };
+            let open = undecided(orphans).map(|settled| (settled, word()));
+            self.settle_all(open, since).await;
         }
         ended
     }
@@ -234,12 +240,12 @@ impl<D: Delete + Sync, C: FreshCheck, R> Sender<'_, '_, D, C, R> {
         }
         // Nobody knows whether what is named by now was deleted before it was.
         if let Some(since) = before.may_have_acted_since {
-            for settled in orphans.iter_mut() {
-                if settled.1 == Outcome::Spared(SparedBy::Check) {
-                    let word = Word::Silent { reason: PASSED_ON };
-                    settled.1 = self.settle(&settled.0, word, since).await;
-                }
-            }
+            let word = || Word::Silent { reason: PASSED_ON };
+            let spared = orphans
+                .iter_mut()
+                .filter(|settled| settled.1 == Outcome::Spared(SparedBy::Check));
+            let spared = spared.map(|settled| (&mut **settled, word()));
+            self.settle_all(spared, since).await;
         }
         snapshot?;
         let left = undecided(orphans).map(|(orphan, _)| orphan.clone());

@@ -4,7 +4,7 @@
 
 use orphan_sweeper::key::MAX_KEY_BYTES;
 use orphan_sweeper::manifest::{Header, Manifest, sha256};
-use orphan_sweeper::mention::{Keys, Reading, needles};
+use orphan_sweeper::mention::{Keys, Strictness, needles};
 use orphan_sweeper::names::{Host, NameRules, ReferenceForm};
 use orphan_sweeper::object::Orphan;
 use orphan_sweeper::references::ReferenceKind;
@@ -65,7 +65,7 @@ pub(crate) fn names(name: &[u8]) {
                     keys.add(&primary, &rules.prefix);
                     let (path, _) = rules.parts(name);
                     let has_letters = primary.as_str().chars().any(char::is_alphanumeric);
-                    if let Ok(found) = keys.mentioned_in(&path, Reading::Strict) {
+                    if let Ok(found) = keys.mentioned_in(&path, Strictness::Strict) {
                         let mut needles = needles(&primary, &rules.prefix);
                         assert_eq!(needles.any(|needle| found.contains(&needle)), has_letters);
                     }

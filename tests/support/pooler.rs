@@ -10,6 +10,9 @@ const AUTHENTICATION: u8 = b'R';
 const READY_FOR_QUERY: u8 = b'Z';
 const TERMINATE: u8 = b'X';
 
+/// What `ReadyForQuery` says outside of any transaction.
+const IDLE: u8 = b'I';
+
 /// What our clients set when a session begins, and what the first client of this one had set.
 const OTHERS: [(&[u8], &[u8]); 4] = [
     (b"client_encoding\0UTF8\0", b"client_encoding\0KOI8\0"),
@@ -25,7 +28,7 @@ struct Session {
 }
 
 /// Answers in the place of this server, without TLS, one client behind the other, and gives its port.
-/// What holds this text it swallows.
+/// What holds this text it swallows, but for the first of a client.
 pub async fn start(server: (String, u16), swallowed: Option<&'static str>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("bound").port();
@@ -42,8 +45,10 @@ pub async fn start(server: (String, u16), swallowed: Option<&'static str>) -> u1
                 }
                 None => sign_in(&mut client, server.clone()).await,
             };
-            relay(&mut client, &mut session.server, swallowed).await;
-            idle = Some(session);
+            // A session whose transaction was left open is given to nobody.
+            if relay(&mut client, &mut session.server, swallowed).await {
+                idle = Some(session);
+            }
         }
     });
     port
@@ -108,10 +113,15 @@ async fn sign_in(client: &mut TcpStream, address: (String, u16)) -> Session {
     }
 }
 
-/// Passes on what both say until the client goes.
-async fn relay(client: &mut TcpStream, server: &mut TcpStream, swallowed: Option<&str>) {
-    let is_swallowed = |said: &[u8]| {
-        swallowed.is_some_and(|text| said.windows(text.len()).any(|part| part == text.as_bytes()))
+/// Passes on what both say until the client goes, and says whether no transaction is open then.
+async fn relay(client: &mut TcpStream, server: &mut TcpStream, swallowed: Option<&str>) -> bool {
+    let mut is_idle = true;
+    let mut times = 0;
+    let mut is_swallowed = |said: &[u8]| {
+        let holds = |text: &str| said.windows(text.len()).any(|part| part == text.as_bytes());
+        let holds = swallowed.is_some_and(holds);
+        times += usize::from(holds);
+        holds && times > 1
     };
     loop {
         let (mut one, mut other) = ([0], [0]);
@@ -120,12 +130,16 @@ async fn relay(client: &mut TcpStream, server: &mut TcpStream, swallowed: Option
                 match message(client).await {
                     Some(said) if is_swallowed(&said) => {}
                     Some(said) if said[0] != TERMINATE => server.write_all(&said).await.expect("sent"),
-                    _ => return,
+                    _ => return is_idle,
                 }
             }
             _ = server.peek(&mut other) => {
                 let said = message(server).await.expect("an answer");
-                client.write_all(&said).await.expect("sent");
+                if said[0] == READY_FOR_QUERY {
+                    is_idle = said[5] == IDLE;
+                }
+                // It may have gone.
+                let _ = client.write_all(&said).await;
             }
         }
     }
