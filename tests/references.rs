@@ -18,7 +18,8 @@ use orphan_sweeper::run::Report;
 use orphan_sweeper::settings::Setting;
 use orphan_sweeper::summary::Status;
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
-use support::{World, before_the_fresh_check, failure, pooler};
+use support::pooler::{self, Habit};
+use support::{World, before_the_fresh_check, failure};
 use tokio::time::timeout;
 
 /// Two referenced images and one orphan, all old.
@@ -920,10 +921,10 @@ async fn a_query_that_reads_a_foreign_table_ends_the_run() {
     );
 }
 
-/// The address of the database behind a pooler that swallows what holds this text.
-async fn behind_a_pooler(world: &World, swallowed: Option<&'static str>) -> String {
+/// The address of the database behind a pooler with this habit.
+async fn behind_a_pooler(world: &World, habit: Habit) -> String {
     let url = DatabaseUrl::new(world.database.url()).expect("a URL");
-    let port = pooler::start((url.host().to_owned(), url.port()), swallowed).await;
+    let port = pooler::start((url.host().to_owned(), url.port()), habit).await;
     (world.database.url()).replace(&format!(":{}/", url.port()), &format!(":{port}/"))
 }
 
@@ -933,7 +934,7 @@ async fn an_answer_of_the_fresh_check_does_not_wait_for_a_server_that_says_no_mo
     let world = world().await;
     let query = "SELECT name FROM images";
     let key = ObjectKey::new("a.png");
-    let url = behind_a_pooler(&world, Some("ROLLBACK")).await;
+    let url = behind_a_pooler(&world, Habit::Swallows("ROLLBACK")).await;
     let silent = Database::new(DatabaseUrl::new(&url).expect("a URL"));
     let query = ReferencesQuery::new(query);
     let database = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
@@ -958,7 +959,7 @@ async fn leave(url: &str, left: &str) -> PgConnection {
 
 /// The names that are read through a pooler which gives a session in which another client left this.
 async fn names_after(world: &World, left: &str, query: &str) -> Result<Vec<String>, DatabaseError> {
-    let url = behind_a_pooler(world, None).await;
+    let url = behind_a_pooler(world, Habit::None).await;
     let mut other = leave(&url, left).await;
     // What was set and prepared is there as before.
     let session = "SELECT concat_ws(' ', pg_backend_pid(), current_user, session_user, current_setting('app.tenant', true), \
@@ -1000,15 +1001,28 @@ async fn names_at(url: &str, query: &str) -> Result<Vec<String>, DatabaseError> 
     Ok(names)
 }
 
+/// It would look for them again.
+#[tokio::test]
+async fn what_a_pooler_prepares_under_its_own_names_is_left_to_it() {
+    let world = world().await;
+    let url = behind_a_pooler(&world, Habit::Renames).await;
+    let names = names_at(&url, "SELECT name FROM images").await;
+    assert_eq!(names.expect("read"), ["a.png", "b.png"]);
+    let mut same = PgConnection::connect(&url).await.expect("connected");
+    let kept = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'pool%'";
+    let kept = same.fetch_one(sqlx::raw_sql(kept)).await.expect("asked");
+    assert_eq!(kept.get::<i64, _>(0), 1);
+}
+
 #[tokio::test]
 async fn what_the_address_sets_holds_behind_a_pooler_too() {
     let world = world().await;
     world
         .sql("CREATE SCHEMA tenant; CREATE SCHEMA more; CREATE TABLE tenant.images (name text); INSERT INTO tenant.images VALUES ('of tenant.png'); GRANT CREATE ON SCHEMA more TO PUBLIC")
         .await;
-    let query = "SELECT name FROM images WHERE current_setting('app.tenant') = 'a b' AND current_setting('intervalstyle') = 'iso_8601'";
+    let query = "SELECT name FROM images WHERE current_setting('app.tenant') = 'a b' AND current_setting('intervalstyle') = 'iso_8601' AND current_setting('role') = 'postgres'";
     // (This pooler heeds no options but those of its first client.)
-    let behind = behind_a_pooler(&world, None).await;
+    let behind = behind_a_pooler(&world, Habit::None).await;
     leave(&behind, "SELECT 1")
         .await
         .close()
@@ -1016,7 +1030,7 @@ async fn what_the_address_sets_holds_behind_a_pooler_too() {
         .expect("closed");
     for url in [world.database.url(), &behind] {
         let mut url = url::Url::parse(url).expect("a URL");
-        let options = "-c search_path=more,tenant -c app.tenant=a\\ b --intervalstyle=iso_8601";
+        let options = "-c search_path=more,tenant -c app.tenant=a\\ b --intervalstyle=iso_8601 -c role=postgres";
         url.query_pairs_mut().append_pair("options", options);
         let names = names_at(url.as_str(), query).await.expect("read");
         assert_eq!(names, ["of tenant.png"]);
@@ -1071,7 +1085,7 @@ async fn what_another_client_left_in_the_session_of_a_pooler_changes_no_name() {
     assert_eq!(qualified.expect("read").len(), 3);
     // What a function reads is known only once it has run.
     let query = "SELECT named()";
-    let url = behind_a_pooler(&world, None).await;
+    let url = behind_a_pooler(&world, Habit::None).await;
     leave(&url, temporary).await.close().await.expect("closed");
     let usual = Database::new(DatabaseUrl::new(world.database.url()).expect("a URL"));
     let snapshot = Snapshot::open(&usual, &ReferencesQuery::new(query)).await;

@@ -21,6 +21,16 @@ const OTHERS: [(&[u8], &[u8]); 4] = [
     (b"extra_float_digits\x002\0", b"extra_float_digits\x001\0"),
 ];
 
+/// What a pooler does besides.
+#[derive(Debug, Clone, Copy)]
+pub enum Habit {
+    None,
+    /// What holds this text goes nowhere, but for the first of a client.
+    Swallows(&'static str),
+    /// Statements are prepared under names of its own, as by PgBouncer's `max_prepared_statements`.
+    Renames,
+}
+
 /// A session, and what the server said when it began.
 struct Session {
     server: TcpStream,
@@ -28,8 +38,8 @@ struct Session {
 }
 
 /// Answers in the place of this server, without TLS, one client behind the other, and gives its port.
-/// What holds this text it swallows, but for the first of a client.
-pub async fn start(server: (String, u16), swallowed: Option<&'static str>) -> u16 {
+/// It has this habit.
+pub async fn start(server: (String, u16), habit: Habit) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("bound").port();
     tokio::spawn(async move {
@@ -46,7 +56,7 @@ pub async fn start(server: (String, u16), swallowed: Option<&'static str>) -> u1
                 None => sign_in(&mut client, server.clone()).await,
             };
             // A session whose transaction was left open is given to nobody.
-            if relay(&mut client, &mut session.server, swallowed).await {
+            if relay(&mut client, &mut session.server, habit).await {
                 idle = Some(session);
             }
         }
@@ -68,6 +78,16 @@ fn replaced(mut message: Vec<u8>, these: &[u8], others: &[u8]) -> Vec<u8> {
     let mut places = message.windows(these.len());
     let place = places.position(|bytes| bytes == these).expect("a setting");
     message[place..place + these.len()].copy_from_slice(others);
+    message
+}
+
+/// The same message with the pooler's names of statements.
+fn renamed(mut message: Vec<u8>) -> Vec<u8> {
+    const OURS: &[u8] = b"sqlx_s_";
+    let mut places = message.windows(OURS.len());
+    if let Some(place) = places.position(|bytes| bytes == OURS) {
+        message[place..place + OURS.len()].copy_from_slice(b"pool_s_");
+    }
     message
 }
 
@@ -114,12 +134,14 @@ async fn sign_in(client: &mut TcpStream, address: (String, u16)) -> Session {
 }
 
 /// Passes on what both say until the client goes, and says whether no transaction is open then.
-async fn relay(client: &mut TcpStream, server: &mut TcpStream, swallowed: Option<&str>) -> bool {
+async fn relay(client: &mut TcpStream, server: &mut TcpStream, habit: Habit) -> bool {
     let mut is_idle = true;
     let mut times = 0;
     let mut is_swallowed = |said: &[u8]| {
-        let holds = |text: &str| said.windows(text.len()).any(|part| part == text.as_bytes());
-        let holds = swallowed.is_some_and(holds);
+        let Habit::Swallows(text) = habit else {
+            return false;
+        };
+        let holds = said.windows(text.len()).any(|part| part == text.as_bytes());
         times += usize::from(holds);
         holds && times > 1
     };
@@ -129,7 +151,10 @@ async fn relay(client: &mut TcpStream, server: &mut TcpStream, swallowed: Option
             _ = client.peek(&mut one) => {
                 match message(client).await {
                     Some(said) if is_swallowed(&said) => {}
-                    Some(said) if said[0] != TERMINATE => server.write_all(&said).await.expect("sent"),
+                    Some(said) if said[0] != TERMINATE => {
+                        let said = if matches!(habit, Habit::Renames) { renamed(said) } else { said };
+                        server.write_all(&said).await.expect("sent");
+                    }
                     _ => return is_idle,
                 }
             }
