@@ -373,9 +373,7 @@ impl Database {
         let ours = shown(connection, SHOW_DECIDING.to_owned()).await?;
         let decided = DECIDING.iter().zip(doubtful).zip(found.iter().zip(&ours));
         for ((name, _), (found, ours)) in decided.filter(|((_, doubtful), _)| *doubtful) {
-            // (A path is shown as it was written.)
-            let plain = |text: &str| text.replace([' ', '"'], "");
-            if plain(found) != plain(ours) {
+            if found != ours {
                 return Err(DatabaseError::Database(format!(
                     "answered in a session whose {name} is {found} and not {ours}: another client of a pooler left it there, or the pooler sets it; let it reset its sessions, go to the database itself, or set it by ALTER ROLE … SET"
                 )));
