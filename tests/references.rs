@@ -1046,7 +1046,7 @@ async fn what_another_client_left_in_the_session_of_a_pooler_changes_no_name() {
         .await;
     let of_all = "SELECT name FROM images";
     for (left, query) in [
-        ("PREPARE mine AS SELECT 1", of_all),
+        ("PREPARE sqlx_s_9 AS SELECT 1", of_all),
         (
             "SET app.tenant = 'other'",
             "SELECT name FROM images WHERE current_setting('app.tenant', true) IS DISTINCT FROM 'other'",

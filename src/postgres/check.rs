@@ -403,9 +403,11 @@ impl FreshCheck for PrimaryCheck {
 /// So long an answer may wait for the end of its transaction in any case.
 const ENDING: Duration = Duration::from_millis(100);
 
-/// So long the choice of how to ask waits for a table, and for all together.
+/// So long the choice of how to ask waits for a table.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_CHOICE: Duration = Duration::from_secs(10);
+
+/// And so long for all together, should a connection die without a word.
+const LONGEST_CHOICE: Duration = Duration::from_mins(10);
 
 /// Ends a transaction that changed nothing, or leaves that to the server.
 async fn end(mut connection: PgConnection, longest: Duration) -> Result<(), DatabaseError> {
