@@ -83,11 +83,18 @@ class Night:
         lines = [line for event in events for line in event["message"].splitlines()]
         return [json.loads(line) for line in lines if line.startswith("{")]
 
-    def metrics_of(self, run_id):
+    def metrics_of(self, run_id, nudge=lambda: None):
         """The line of a run's metrics, made into metrics as CloudWatch would: ministack
-        does not read them."""
-        told = wait_for("the metrics", lambda: [x for x in self.lines() if x.get("run_id") == run_id and "_aws" in x])
-        (line,) = told
+        does not read them. What an environment wrote late it gives out with that
+        environment's next invocation, which is a nudge."""
+
+        def told():
+            found = [x for x in self.lines() if x.get("run_id") == run_id and "_aws" in x]
+            if not found:
+                nudge()
+            return found
+
+        (line,) = wait_for("the metrics", told)
         (directive,) = line["_aws"]["CloudWatchMetrics"]
         self.cloud.client("cloudwatch").put_metric_data(
             Namespace=directive["Namespace"],
@@ -466,7 +473,7 @@ def distributed(night):
     assert sum(run["deleted"] for run in runs) == 4, runs
     assert not set(orphans) & set(night.keys()) and set(many) <= set(night.keys())
     for run in runs:
-        told = night.metrics_of(run["run_id"])
+        told = night.metrics_of(run["run_id"], lambda: executed(night, lambda: by_hand({"dry_run": True})))
         assert (told["prefix"], told["deleted"]) == ("images/", run["deleted"]), told
 
     night.put(*orphans)
