@@ -17,8 +17,8 @@ use crate::scope::Scope;
 /// So many orphans are held against the names at once, some 45 MB: three needles each, of 40 bytes.
 const ORPHANS_AT_ONCE: usize = 250_000;
 
-/// So many where the names are few and lie in memory, some 9 MB.
-const DANGLING_PORTION: usize = 50_000;
+/// So many where the names are few and lie in memory, some 2 MB.
+const DANGLING_PORTION: usize = 10_000;
 
 /// So many names wait to have their objects looked at.
 const LOOKS_IN_A_ROW: usize = 1_000;
