@@ -63,6 +63,13 @@ async fn world() -> World {
     world
 }
 
+/// Forty images that are named by their keys.
+async fn put_forty(world: &World, key: fn(usize) -> String) {
+    let keys: Vec<String> = (0..40).map(key).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    world.put_named(&keys, 48).await;
+}
+
 /// Adds an image that each of the ways names, and says which they are.
 async fn put_in_all_ways(world: &World) -> Vec<String> {
     let mut keys = Vec::new();
@@ -191,12 +198,7 @@ async fn what_cannot_be_looked_at_may_be_missing() {
 #[tokio::test]
 async fn a_name_of_form_key_that_means_nothing_holds_what_stands_in_it() {
     let world = World::new().await;
-    let kept: Vec<String> = (0..40)
-        .map(|index| format!("images/kept-{index:02}.png"))
-        .collect();
-    world
-        .put_named(&kept.iter().map(String::as_str).collect::<Vec<_>>(), 48)
-        .await;
+    put_forty(&world, |index| format!("images/kept-{index:02}.png")).await;
     for key in ["slash", "old", "case", "really-old"] {
         world.put(&format!("images/{key}.png"), 48);
     }
@@ -249,12 +251,7 @@ async fn a_name_of_form_key_that_means_nothing_holds_what_stands_in_it() {
 #[tokio::test]
 async fn a_name_of_form_key_that_mentions_an_orphan_saves_it_before_the_fresh_check() {
     let world = World::new().await;
-    let kept: Vec<String> = (0..40)
-        .map(|index| format!("thumbs/images/{index:02}.png"))
-        .collect();
-    world
-        .put_named(&kept.iter().map(String::as_str).collect::<Vec<_>>(), 48)
-        .await;
+    put_forty(&world, |index| format!("thumbs/images/{index:02}.png")).await;
     world.name(&["images/gone.png"]).await;
     // What was there mentions the first of them.
     for key in ["images/07.png", "images/late.png"] {
@@ -273,12 +270,7 @@ async fn a_name_of_form_key_that_mentions_an_orphan_saves_it_before_the_fresh_ch
 #[tokio::test]
 async fn a_lock_that_waits_for_the_snapshot_does_not_stop_the_search_for_mentions() {
     let world = World::new().await;
-    let kept: Vec<String> = (0..40)
-        .map(|index| format!("images/kept-{index:02}.png"))
-        .collect();
-    world
-        .put_named(&kept.iter().map(String::as_str).collect::<Vec<_>>(), 48)
-        .await;
+    put_forty(&world, |index| format!("images/kept-{index:02}.png")).await;
     world.put("images/slash.png", 48);
     world.name(&["/images/slash.png"]).await;
     let url = world.database.url().to_owned();
@@ -320,12 +312,7 @@ async fn a_lock_that_waits_for_the_snapshot_does_not_stop_the_search_for_mention
 #[tokio::test]
 async fn people_read_what_is_held_back_by_which_name() {
     let world = World::new().await;
-    let kept: Vec<String> = (0..40)
-        .map(|index| format!("x/kept-{index:02}.png"))
-        .collect();
-    world
-        .put_named(&kept.iter().map(String::as_str).collect::<Vec<_>>(), 48)
-        .await;
+    put_forty(&world, |index| format!("x/kept-{index:02}.png")).await;
     world.put("x/<b>live.png", 48);
     world.name(&["/x/<b>live.png"]).await;
     let environment = Environment::of(&world);
